@@ -1,0 +1,1 @@
+"""One thin file per subcommand: parse, build a config, call, print."""

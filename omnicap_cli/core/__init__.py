@@ -1,0 +1,1 @@
+"""What every command shares. Knows records and iterators; knows no engine, never prints, never exits."""

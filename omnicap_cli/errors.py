@@ -1,0 +1,113 @@
+"""Every error that a user can meet. It knows no terminal: `app` turns these into messages and exit codes.
+
+OmnicapError                 the run can't go on (exit 1)
+├── UsageError               the command line is wrong (exit 2)
+│   └── OptionError          one option or configuration key has a wrong value
+├── JournalError             the output can't be read or written
+│   ├── JournalLockedError   another process is writing it
+│   └── JournalWriteError    disk full, read-only, gone
+├── EngineError              what is wrong with the engine, not with one item
+│   └── MissingExtraError    a package that the engine needs is not installed
+└── ItemError                what is wrong with one item: it becomes an error record, and the run goes on
+    ├── NotFoundError        no such file, dangling link
+    ├── LinkLoopError        a link that leads to itself
+    ├── AccessError          no permission, not a regular file
+    ├── EmptyFileError       zero bytes
+    ├── UnsupportedError     not a format that is read here
+    ├── DecodeError          damaged or truncated
+    ├── TooLargeError        more pixels than the limit allows
+    ├── EncryptedError       a PDF that asks for a password
+    └── WorkerCrashedError   the process that worked on it died
+"""
+
+from __future__ import annotations
+
+
+class OmnicapError(Exception):
+    """What happened, and in `hint` what to do next."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(OmnicapError):
+    """The command line is wrong."""
+
+    exit_code = 2
+
+
+class OptionError(UsageError):
+    """`option` got a value that can't be used: both are named in the message."""
+
+    def __init__(self, option: str, value: object, problem: str, *, hint: str | None = None) -> None:
+        super().__init__(f"{option}: {value!r} {problem}", hint=hint)
+        self.option = option
+        self.value = value
+
+
+class JournalError(OmnicapError):
+    """The output can't be read or written."""
+
+
+class JournalLockedError(JournalError):
+    """Another process is writing the same journal."""
+
+
+class JournalWriteError(JournalError):
+    """The journal can't be written: disk full, read-only, gone."""
+
+
+class EngineError(OmnicapError):
+    """What is wrong with the engine itself; it stops the run."""
+
+
+class MissingExtraError(EngineError):
+    """A package that the engine needs is not installed."""
+
+
+class ItemError(OmnicapError):
+    """What is wrong with one item. `kind` is the name that its error record carries."""
+
+    @property
+    def kind(self) -> str:
+        return type(self).__name__
+
+
+class NotFoundError(ItemError):
+    """No such file, or a link whose target is gone."""
+
+
+class LinkLoopError(ItemError):
+    """A symbolic link that leads to itself."""
+
+
+class AccessError(ItemError):
+    """No permission to read, or not a regular file."""
+
+
+class EmptyFileError(ItemError):
+    """Zero bytes."""
+
+
+class UnsupportedError(ItemError):
+    """Not a format that is read here."""
+
+
+class DecodeError(ItemError):
+    """Damaged or truncated."""
+
+
+class TooLargeError(ItemError):
+    """More pixels than the limit allows."""
+
+
+class EncryptedError(ItemError):
+    """A PDF that asks for a password."""
+
+
+class WorkerCrashedError(ItemError):
+    """The process that worked on the item died, twice."""
