@@ -17,6 +17,9 @@ OmnicapError                 the run can't go on (exit 1)
     ├── DecodeError          damaged or truncated
     ├── TooLargeError        more pixels than the limit allows
     ├── EncryptedError       a PDF that asks for a password
+    ├── ManifestError        a line of a manifest that names no item
+    ├── DuplicateIdError     two different items with one id
+    ├── InferenceError       the model failed on this item
     └── WorkerCrashedError   the process that worked on it died
 """
 
@@ -70,10 +73,11 @@ class MissingExtraError(EngineError):
 
 
 class ItemError(OmnicapError):
-    """What is wrong with one item. `kind` is the name that its error record carries."""
+    """What is wrong with one item. Its message stands in a record, so it is whole without a hint."""
 
     @property
     def kind(self) -> str:
+        """The name that the error record carries."""
         return type(self).__name__
 
 
@@ -107,6 +111,18 @@ class TooLargeError(ItemError):
 
 class EncryptedError(ItemError):
     """A PDF that asks for a password."""
+
+
+class ManifestError(ItemError):
+    """A line of a manifest that names no item."""
+
+
+class DuplicateIdError(ItemError):
+    """Two different items with one id."""
+
+
+class InferenceError(ItemError):
+    """The model failed on this item."""
 
 
 class WorkerCrashedError(ItemError):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import orjson
 
@@ -19,7 +18,7 @@ FinishReason = Literal["stop", "length", "repetition"]
 class MediaRef:
     """Where the pixels of an item are; whoever uses them decodes them from here.
 
-    `path` is a file-system path as Python spells it (bytes that are not UTF-8 as surrogates), `page` counts from 1.
+    `path` is spelled as Python spells it (bytes that are not UTF-8 as surrogates); `page` counts from 1.
     """
 
     path: str
@@ -28,19 +27,25 @@ class MediaRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One picture or page. `error` is set where planning already saw that it can't be read."""
+    """One picture or page. `error` is set where planning already saw that it can't be read.
+
+    `width` and `height` are pixels, where planning read a header; `fingerprint` tells one state of the media
+    from another; `meta` holds the caller's own columns.
+    """
 
     id: str
     image: str
     media: MediaRef
     fingerprint: str
+    width: int | None = None
+    height: int | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
     error: ItemError | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """What an engine is asked: the texts, and the name under which a user asked for them."""
+    """What an engine is asked: the texts, and the names under which a user asked for them."""
 
     type: str
     style: str
@@ -52,3 +57,125 @@ class Prompt:
     def sha(self) -> str:
         """The first 16 hex digits of the SHA-256 of both texts: enough to tell prompts apart in a record."""
         return hashlib.sha256(f"{self.system}\0{self.user}".encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineIdentity:
+    """Which engine and model answer. `fingerprint` changes when the weights do."""
+
+    engine: str
+    model: str
+    revision: str | None
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What decides the pixels that an engine sees. `None` leaves the choice to the engine.
+
+    `max_decode_pixels` only guards memory: it decides whether an item is decoded, never how.
+    """
+
+    dpi: int = 150
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    max_decode_pixels: int = 178_956_970
+
+    def of(self, media: MediaRef) -> dict[str, int]:
+        """The settings that change the result for `media`: only a PDF page has a resolution to choose."""
+        chosen = {
+            "dpi": self.dpi if media.page else None,
+            "min_pixels": self.min_pixels,
+            "max_pixels": self.max_pixels,
+        }
+        return {name: value for name, value in chosen.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """An item with one prompt. `num_following` requests of the same item come directly after this one.
+
+    `attempts` counts this attempt too: 1 unless an earlier one failed.
+    """
+
+    key: str
+    item: Item
+    prompt: Prompt
+    settings: Settings
+    num_following: int = 0
+    attempts: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What became of a request. `error` is set if and only if there is no caption.
+
+    `width` and `height` are those of the picture as shown (turned by its EXIF orientation), in pixels.
+    """
+
+    key: str
+    text: str | None = None
+    error: ItemError | None = None
+    finish_reason: FinishReason | None = None
+    width: int | None = None
+    height: int | None = None
+    prompt_tokens: int = 0
+    image_tokens: int = 0
+    output_tokens: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def failed(cls, request: Request, error: ItemError, *, seconds: float = 0.0) -> Result:
+        """The result of a request whose item can't be captioned."""
+        item = request.item
+        return cls(key=request.key, error=error, width=item.width, height=item.height, seconds=seconds)
+
+
+def encode_record(request: Request, result: Result, engine: EngineIdentity) -> bytes:
+    """One line of a journal, newline included."""
+    record = build_record(request, result, engine)
+    try:
+        return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+    except orjson.JSONEncodeError:  # a lone surrogate, which no UTF-8 file can hold
+        return orjson.dumps(_without_surrogates(record), option=orjson.OPT_APPEND_NEWLINE)
+
+
+def build_record(request: Request, result: Result, engine: EngineIdentity) -> dict[str, Any]:
+    """The record as users see it, keys in the documented order."""
+    item, prompt, error = request.item, request.prompt, result.error
+    record: dict[str, Any] = {"id": item.id, "image": item.image}
+    if item.media.page is not None:
+        record["page"] = item.media.page
+    record |= {"type": prompt.type, "style": prompt.style, "lang": prompt.lang, "caption": result.text}
+    record["status"] = "error" if error else "ok"
+    if error:
+        record["error"] = {"kind": error.kind, "message": error.message}
+    record |= {
+        "finish_reason": result.finish_reason,
+        "generated": True,
+        "model": engine.model,
+        "revision": engine.revision,
+        "engine": engine.engine,
+        "prompt_sha": prompt.sha,
+        "settings": request.settings.of(item.media),
+        "width": result.width,
+        "height": result.height,
+        "prompt_tokens": result.prompt_tokens,
+        "image_tokens": result.image_tokens,
+        "output_tokens": result.output_tokens,
+        "seconds": round(result.seconds, 3),
+        "attempts": request.attempts,
+        "key": request.key,
+        "meta": dict(item.meta),
+    }
+    return record
+
+
+def _without_surrogates(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {_without_surrogates(name): _without_surrogates(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_surrogates(inner) for inner in value]
+    return value

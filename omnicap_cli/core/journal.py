@@ -1,0 +1,253 @@
+"""Append-only results that survive whatever stops a run. It knows lines and keys, nothing of pictures or prompts.
+
+A journal is one JSONL file, and that file is the user's output. A line counts if it is a JSON object with a `key` and
+a `status`; of several lines with one key the last counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Final, Literal, NamedTuple
+
+import orjson
+from filelock import FileLock, Timeout
+
+from omnicap_cli.core.atomic import replacing, sync_folder
+from omnicap_cli.core.keyindex import KEY_BYTES, KeyIndex
+from omnicap_cli.errors import JournalError, JournalLockedError, JournalWriteError
+
+SYNC_SECONDS: Final = 1.0
+_ATTEMPTS_BITS: Final = 1  # an index value is attempts * 2 + (1 if ok)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a journal says of a request: how it ended, and after how many attempts."""
+
+    status: Literal["ok", "error"]
+    attempts: int
+
+
+class Line(NamedTuple):
+    """One whole line of a journal: `record` is None where it isn't a record. `offset` in bytes."""
+
+    offset: int
+    raw: bytes
+    record: dict[str, Any] | None
+
+
+def read_lines(file: BinaryIO) -> Iterator[Line]:
+    """Every line of a journal, broken ones too, the last one even without its newline."""
+    offset = 0
+    for raw in file:
+        yield Line(offset, raw, _parse(raw))
+        offset += len(raw)
+
+
+def _parse(raw: bytes) -> dict[str, Any] | None:
+    try:
+        record = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return None
+    if isinstance(record, dict) and _index_key(record) and record.get("status") in ("ok", "error"):
+        return record
+    return None
+
+
+def _index_key(record: dict[str, Any]) -> bytes | None:
+    try:
+        return bytes.fromhex(record["key"])[:KEY_BYTES]
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+class Journal:
+    """The one writer of a journal file.
+
+    Opening it takes the lock, cuts off a torn last line and indexes what is there (about 24 bytes of memory per
+    key). Raises JournalLockedError if another process has it open, JournalError if the file is something else,
+    JournalWriteError if it can't be written.
+    """
+
+    def __init__(self, path: Path, *, overwrite: bool = False) -> None:
+        self.path = path.resolve()
+        self.num_broken_lines = 0
+        self.num_superseded = 0
+        self._index = KeyIndex()
+        self._dirty = threading.Event()
+        self._closed = threading.Event()
+        self._sync_error: OSError | None = None
+        self._lock = FileLock(f"{self.path}.lock", thread_local=False)
+        self._acquire()
+        try:
+            self._descriptor = self._open(overwrite=overwrite)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._syncer = threading.Thread(target=self._sync_each_second, name="journal-sync", daemon=True)
+        self._syncer.start()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def known(self, key: str) -> Known | None:
+        """What is on record for `key` (a hex digest), or None."""
+        value = self._index.get(bytes.fromhex(key)[:KEY_BYTES])
+        return None if value is None else _unpack(value)
+
+    def append(self, key: str, status: Literal["ok", "error"], attempts: int, line: bytes) -> None:
+        """Add one record, whole or not at all. Raises JournalWriteError when the disk doesn't take it."""
+        if self._sync_error:
+            raise _write_error(self.path, self._sync_error)
+        try:
+            written = os.write(self._descriptor, line)
+            if written < len(line):  # the disk filled up in the middle; asking again tells the reason
+                written += os.write(self._descriptor, line[written:])
+            if written < len(line):
+                raise OSError("short write")
+        except OSError as error:
+            self._cut(self._size)
+            raise _write_error(self.path, error) from error
+        self._size += len(line)
+        short_key = bytes.fromhex(key)[:KEY_BYTES]
+        self.num_superseded += self._index.get(short_key) is not None
+        self._index.set(short_key, _pack(status, attempts))
+        self._dirty.set()
+
+    def close(self) -> None:
+        """Make everything durable, drop superseded lines if there are any, and let go of the lock."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        self._dirty.set()
+        self._syncer.join()
+        try:
+            self._sync()
+            if self._sync_error:
+                raise _write_error(self.path, self._sync_error)
+            if self.num_superseded:
+                self._compact()
+        finally:
+            os.close(self._descriptor)
+            self._lock.release()
+
+    def _acquire(self) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise JournalLockedError(
+                f"{self.path} is being written by another omnicap process",
+                hint="Wait for it to end, or give this run an output of its own with -o.",
+            ) from error
+        except OSError as error:
+            raise _write_error(self.path, error) from error
+
+    def _open(self, *, overwrite: bool) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if overwrite else 0)
+        try:
+            descriptor = os.open(self.path, flags | getattr(os, "O_BINARY", 0), 0o666)
+        except OSError as error:
+            raise _write_error(self.path, error) from error
+        try:
+            self._descriptor = descriptor
+            self._load()
+        except BaseException:
+            os.close(descriptor)
+            raise
+        sync_folder(self.path.parent)
+        return descriptor
+
+    def _load(self) -> None:
+        """Index every record; end the file after its last whole line."""
+        self._size, last, num_records = 0, b"\n", 0
+        with self.path.open("rb", buffering=1 << 20) as file:
+            for line in read_lines(file):
+                last = line.raw
+                self._size = line.offset + len(line.raw)
+                if line.record is not None:
+                    self._remember(line.record)
+                    num_records += 1
+                elif last.endswith(b"\n"):
+                    self.num_broken_lines += bool(last.strip())
+                else:
+                    self._size = line.offset
+        if self.num_broken_lines and not num_records:
+            raise JournalError(
+                f"{self.path} exists, and nothing in it is a record of omnicap: it was left alone",
+                hint="Choose another -o, or pass --overwrite to replace it.",
+            )
+        self._cut(self._size)
+        if self._size and not last.endswith(b"\n") and _parse(last):  # whole but for its newline
+            self._size += os.write(self._descriptor, b"\n")
+        self._index.fold()
+        self.num_superseded = num_records - len(self._index)
+
+    def _remember(self, record: dict[str, Any]) -> None:
+        key, attempts = _index_key(record), record.get("attempts")
+        assert key is not None, "read_lines passes only records that have a key"
+        self._index.set(key, _pack(record["status"], attempts if isinstance(attempts, int) else 1))
+
+    def _cut(self, size: int) -> None:
+        """End the file after `size` bytes. Shrinking needs no space, so it works on a full disk."""
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._descriptor, size)
+
+    def _sync_each_second(self) -> None:
+        while not self._closed.wait(SYNC_SECONDS):
+            self._sync()
+
+    def _sync(self) -> None:
+        if self._dirty.is_set():
+            self._dirty.clear()
+            try:
+                os.fsync(self._descriptor)
+            except OSError as error:
+                self._sync_error = error
+
+    def _compact(self) -> None:
+        """Write the file again without the lines that a later line replaced; on a full disk leave it as it is."""
+        with contextlib.suppress(OSError), replacing(self.path) as target, self.path.open("rb") as source:
+            superseded = self._superseded_offsets()
+            for line in read_lines(source):
+                if line.offset not in superseded:
+                    target.write(line.raw)
+
+    def _superseded_offsets(self) -> set[int]:
+        """Where the lines begin that a later line with the same key replaces."""
+        newest, superseded = KeyIndex(), set()
+        with self.path.open("rb", buffering=1 << 20) as file:
+            for line in read_lines(file):
+                key = line.record and _index_key(line.record)
+                if key:
+                    earlier = newest.get(key)
+                    if earlier is not None:
+                        superseded.add(earlier)
+                    newest.set(key, line.offset)
+        return superseded
+
+
+def _pack(status: Literal["ok", "error"], attempts: int) -> int:
+    return attempts << _ATTEMPTS_BITS | (status == "ok")
+
+
+def _unpack(value: int) -> Known:
+    return Known("ok" if value & 1 else "error", value >> _ATTEMPTS_BITS)
+
+
+def _write_error(path: Path, error: OSError) -> JournalWriteError:
+    return JournalWriteError(
+        f"can't write {path}: {error.strerror or error}",
+        hint="What was finished is in it. Free some space or mend the permission, then run the same command again.",
+    )

@@ -1,0 +1,246 @@
+"""Processes that each work on one item at a time, for engines on the CPU. It knows requests, not what is done to them.
+
+Decoders and recognisers are native code that a broken file can crash, so they run in processes of their own: such a
+death costs one item, not the run. Only requests and results cross the pipes; each process decodes its own pixels.
+"""
+
+from __future__ import annotations
+
+import collections
+import pickle
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from omnicap_cli.core.records import Request, Result
+from omnicap_cli.engines.base import Idle
+from omnicap_cli.errors import EngineError, WorkerCrashedError
+
+Task = list[Request]  # all requests of one item
+READY: Final = "ready"
+_IN_HAND: Final = 2  # tasks that a process holds: one at work, one being decoded
+_POLL_SECONDS: Final = 0.2
+
+
+class WorkerPool:
+    """`num_workers` processes that run `target` ("module:Class", see `worker`) made with `config`.
+
+    A process starts when there is work for it. One that dies takes its tasks to a fresh process, one by one; the task
+    that kills that too becomes a WorkerCrashedError. Raises EngineError if a process can't start.
+    """
+
+    def __init__(self, target: str, config: Any, *, num_workers: int) -> None:
+        self._target, self._config, self._num_workers = target, config, num_workers
+        self._todo: queue.Queue[Task | None] = queue.Queue(2 * num_workers)
+        self._done: queue.SimpleQueue[Result | BaseException | None] = queue.SimpleQueue()
+        self._idle = threading.Semaphore(0)
+        self._workers: list[_Worker] = []
+        self._spare: _Worker | None = None
+        self._closing = False
+
+    def warm_up(self) -> None:
+        """Start the first process now."""
+        self._spare = self._start()
+
+    def run(self, requests: Iterable[Request | Idle], stop: threading.Event) -> Iterator[Result]:
+        """See `Engine.run`. One call at a time."""
+        threads = [threading.Thread(target=self._feed, args=(requests, stop), daemon=True)]
+        threads += [threading.Thread(target=self._serve, args=(stop,), daemon=True) for _ in range(self._num_workers)]
+        for thread in threads:
+            thread.start()
+        running = len(threads)
+        while running:
+            result = self._done.get()
+            if isinstance(result, BaseException):
+                raise result
+            if result is None:
+                running -= 1
+            else:
+                yield result
+
+    def kill(self) -> None:
+        """End every process at once, whatever it is doing; what they held is given up."""
+        self._closing = True
+        for worker in list(self._workers):
+            worker.kill()
+
+    def close(self) -> None:
+        """End every process and wait until they are gone."""
+        self.kill()
+        for worker in list(self._workers):
+            worker.death()
+
+    def _feed(self, requests: Iterable[Request | Idle], stop: threading.Event) -> None:
+        """Put the requests of each item together and hand them out, until there are no more or `stop` is set."""
+        try:
+            task: Task = []
+            for request in requests:
+                if stop.is_set() or self._closing:
+                    break
+                if isinstance(request, Request):
+                    task.append(request)
+                    if not request.num_following:
+                        self._put(task, stop)
+                        task = []
+        except BaseException as error:  # noqa: BLE001  handed to the thread that runs the engine, which raises it
+            self._done.put(error)
+        finally:
+            for _ in range(self._num_workers):
+                self._put(None, stop)
+            self._done.put(None)
+
+    def _put(self, task: Task | None, stop: threading.Event) -> None:
+        while not (stop.is_set() or self._closing):
+            try:
+                self._todo.put(task, timeout=_POLL_SECONDS)
+            except queue.Full:
+                continue
+            break
+
+    def _serve(self, stop: threading.Event) -> None:
+        """Keep one process busy, with the next task in its hands while it works on one."""
+        in_hand: collections.deque[Task] = collections.deque()
+        worker: _Worker | None = None
+        try:
+            more = True
+            while more or in_hand:
+                task = self._next(stop, wait=not in_hand) if more and len(in_hand) < _IN_HAND else _NOTHING
+                more = task is not None
+                if task:
+                    worker = worker or self._take_spare() or self._start()
+                    in_hand.append(task)
+                    worker.send(task)
+                elif in_hand and worker:
+                    worker = self._receive(worker, in_hand)
+        except BaseException as error:  # noqa: BLE001  handed to the thread that runs the engine, which raises it
+            self._done.put(error)
+        finally:
+            self._done.put(None)
+
+    def _next(self, stop: threading.Event, *, wait: bool) -> Task | None:
+        """The next task, None when there will be no more, `_NOTHING` when there is none for this process now."""
+        if not wait and self._idle.acquire(blocking=False):  # another process has nothing at all: leave it that
+            self._idle.release()
+            return _NOTHING
+        if wait:
+            self._idle.release()
+        try:
+            while not (stop.is_set() or self._closing):
+                try:
+                    return self._todo.get(timeout=_POLL_SECONDS) if wait else self._todo.get_nowait()
+                except queue.Empty:
+                    if not wait:
+                        return _NOTHING
+            return None
+        finally:
+            if wait:
+                self._idle.acquire()
+
+    def _receive(self, worker: _Worker, in_hand: collections.deque[Task]) -> _Worker | None:
+        """Pass on the results of the oldest task; if the process died instead, try each task it had alone."""
+        try:
+            results = worker.receive()
+        except _WorkerDiedError:
+            self._check_start(worker)
+            while in_hand and not self._closing:
+                self._try_alone(in_hand[0])
+                in_hand.popleft()
+            in_hand.clear()
+            return None
+        in_hand.popleft()
+        for result in results:
+            self._done.put(result)
+        return worker
+
+    def _try_alone(self, task: Task) -> None:
+        worker = self._start()
+        try:
+            worker.send(task)
+            results = worker.receive()
+        except _WorkerDiedError as death:
+            self._check_start(worker)
+            error = WorkerCrashedError(f"it crashed the process that worked on it, twice ({death})")
+            results = [Result.failed(request, error) for request in task]
+        worker.kill()
+        for result in results:
+            self._done.put(result)
+
+    def _check_start(self, worker: _Worker) -> None:
+        if not worker.ready and not self._closing:
+            raise EngineError(f"a process of the engine died while it loaded the model ({worker.death()})")
+
+    def _take_spare(self) -> _Worker | None:
+        spare, self._spare = self._spare, None
+        return spare
+
+    def _start(self) -> _Worker:
+        worker = _Worker(self._target, self._config)
+        self._workers = [other for other in self._workers if other.alive] + [worker]
+        return worker
+
+
+_NOTHING: Final[Task] = []
+
+
+class _WorkerDiedError(Exception):
+    """The process is gone; the message says how."""
+
+
+class _Worker:
+    """One process and its two pipes. `ready` once it has loaded."""
+
+    def __init__(self, target: str, config: Any) -> None:
+        self.ready = False
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "omnicap_cli.engines.worker", target],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for the process that the user started; it tells this one
+        )
+        self.send(config)
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def send(self, message: Any) -> None:
+        """A process that is gone is noticed by `receive`."""
+        assert self._process.stdin
+        try:
+            pickle.dump(message, self._process.stdin)
+            self._process.stdin.flush()
+        except (BrokenPipeError, ValueError):
+            pass
+
+    def receive(self) -> list[Result]:
+        """The results of the oldest task sent. Raises EngineError if the model didn't load, or _WorkerDiedError."""
+        if not self.ready:
+            self._expect_ready()
+        results: list[Result] = self._load()
+        return results
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def death(self) -> str:
+        """How the process ended, in words."""
+        code = self._process.wait()
+        if code == -9:
+            return "killed, probably because memory ran out"
+        return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+    def _expect_ready(self) -> None:
+        answer = self._load()
+        if answer != READY:
+            raise answer if isinstance(answer, EngineError) else EngineError(str(answer))
+        self.ready = True
+
+    def _load(self) -> Any:
+        assert self._process.stdout
+        try:
+            return pickle.load(self._process.stdout)
+        except (EOFError, pickle.UnpicklingError, OSError, ValueError) as error:
+            raise _WorkerDiedError(self.death()) from error

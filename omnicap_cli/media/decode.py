@@ -1,0 +1,83 @@
+"""Pixels of an item, and pixels ahead of time. It knows items and decoders, and nothing of what the pixels are for."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, TypeVar
+
+from PIL import Image
+
+from omnicap_cli.core.records import MediaRef, Settings
+from omnicap_cli.errors import ItemError
+from omnicap_cli.media import images, pdf
+
+T = TypeVar("T")
+
+
+class Pixels(NamedTuple):
+    """An RGB picture within the asked limits, and its size in pixels before they were applied."""
+
+    image: Image.Image
+    width: int
+    height: int
+
+
+def decode(media: MediaRef, settings: Settings) -> Pixels:
+    """Decode an image file or a PDF page. Raises an ItemError where that can't be done."""
+    limit = settings.max_decode_pixels
+    if media.page is None:
+        image = images.decode_image(media.path, max_decode_pixels=limit)
+    else:
+        image = pdf.decode_page(media.path, media.page, dpi=settings.dpi, max_decode_pixels=limit)
+    fitted = images.fit_pixels(image, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
+    return Pixels(fitted, image.width, image.height)
+
+
+def probe(media: MediaRef, settings: Settings) -> images.Size:
+    """The size that `decode` would report, from headers alone."""
+    if media.page is None:
+        return images.header_size(media.path)
+    return pdf.page_size(media.path, media.page, dpi=settings.dpi)
+
+
+def decode_ahead(
+    source: Iterable[T], decoder: Callable[[T], Pixels], *, look_ahead: int = 1
+) -> Iterator[tuple[T, Pixels | ItemError]]:
+    """Decode what comes from `source` in a thread, in order, at most `look_ahead` ahead of the one in use.
+
+    An ItemError takes the place of the pixels; whatever else the source or the decoder raises is raised here.
+    """
+    ahead: queue.Queue[tuple[T, Pixels | ItemError] | BaseException | None] = queue.Queue(max(1, look_ahead))
+    abandoned = threading.Event()
+
+    def put(entry: tuple[T, Pixels | ItemError] | BaseException | None) -> None:
+        while not abandoned.is_set():
+            try:
+                return ahead.put(entry, timeout=0.5)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for element in source:
+                try:
+                    pixels: Pixels | ItemError = decoder(element)
+                except ItemError as error:
+                    pixels = error
+                put((element, pixels))
+                if abandoned.is_set():
+                    return
+            put(None)
+        except BaseException as error:  # noqa: BLE001  handed to the consumer, who raises it
+            put(error)
+
+    threading.Thread(target=work, name="decode-ahead", daemon=True).start()
+    try:
+        while (entry := ahead.get()) is not None:
+            if isinstance(entry, BaseException):
+                raise entry
+            yield entry
+    finally:
+        abandoned.set()

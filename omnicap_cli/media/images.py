@@ -1,0 +1,180 @@
+"""Image files to RGB pixels, as a person sees them on a screen. It knows Pillow, and nothing of where files come from."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import functools
+import struct
+import warnings
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+import numpy as np
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from omnicap_cli.errors import DecodeError, EmptyFileError, ItemError, TooLargeError, UnsupportedError
+from omnicap_cli.media.access import unreadable
+
+# Formats that only hold pixels. Left out on purpose: EPS and PS, which Pillow hands to Ghostscript to run.
+FORMATS: Final = (
+    *("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "ICO", "ICNS", "JPEG2000"),
+    *("TGA", "PCX", "SGI", "QOI", "AVIF", "HEIF"),
+)
+_TURNED: Final = frozenset((5, 6, 7, 8))  # EXIF orientations that swap width and height
+_CORRUPT: Final = (  # what Pillow was seen to raise on damaged files
+    *(
+        OSError,
+        ValueError,
+        SyntaxError,
+        IndexError,
+        KeyError,
+        TypeError,
+        EOFError,
+        ArithmeticError,
+        MemoryError,
+    ),
+    *(struct.error, AttributeError, RuntimeError),
+)
+warnings.filterwarnings("ignore", module=r"PIL\.")  # one for each odd tag helps nobody; sizes are checked here
+
+
+class Size(NamedTuple):
+    """In pixels, as shown: turned by the EXIF orientation."""
+
+    width: int
+    height: int
+
+
+def header_size(path: str) -> Size:
+    """The size of an image file, read from its header alone.
+
+    Raises an ItemError where the file is missing, unreadable, empty, damaged or not an image.
+    """
+    with _opened(path) as image:
+        width, height = image.size
+        return Size(height, width) if _orientation(image) in _TURNED else Size(width, height)
+
+
+def decode_image(path: str, *, max_decode_pixels: int) -> Image.Image:
+    """The first frame of an image file: 8-bit RGB, turned upright, transparency over white.
+
+    Raises TooLargeError before decoding if there are more than `max_decode_pixels`, or another ItemError.
+    """
+    Image.MAX_IMAGE_PIXELS = max_decode_pixels  # Pillow's own guard stays on, at the same limit
+    with _opened(path) as image:
+        check_size(*image.size, max_decode_pixels=max_decode_pixels)
+        try:
+            image.load()
+            return to_rgb(_upright(image))
+        except _CORRUPT as error:
+            raise DecodeError(f"damaged {image.format} file: {error}") from error
+
+
+def check_size(width: int, height: int, *, max_decode_pixels: int) -> None:
+    """Raise TooLargeError if width times height is over the limit, or UnsupportedError if there are none."""
+    if width * height > max_decode_pixels:
+        raise TooLargeError(
+            f"{width}x{height} pixels are more than the limit of {max_decode_pixels:,};"
+            " if it is meant to be that large, raise --max-decode-pixels and pass --retry-failed"
+        )
+    if width < 1 or height < 1:
+        raise UnsupportedError("the picture has no pixels")
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow mode as 8-bit RGB; what is transparent becomes white."""
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
+    if image.mode == "LAB":
+        profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
+        return converted if converted is not None else image.convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def fit_pixels(image: Image.Image, *, min_pixels: int | None, max_pixels: int | None) -> Image.Image:
+    """Scale so that the area lies in [min_pixels, max_pixels], keeping the ratio; None means no bound."""
+    area = image.width * image.height
+    target = min(max(area, min_pixels or 0), max_pixels or max(area, min_pixels or 0))
+    if target == area:
+        return image
+    scale = (target / area) ** 0.5
+    size = (max(1, int(image.width * scale)), max(1, int(image.height * scale)))
+    return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[Image.Image]:
+    """The header of an image file read, its pixels not yet."""
+    try:
+        with open(path, "rb") as file, Image.open(file, formats=_formats_here()) as image:
+            yield image
+    except Image.DecompressionBombError as error:
+        raise TooLargeError(f"more than twice the pixels that --max-decode-pixels allows: {error}") from error
+    except UnidentifiedImageError as error:
+        raise _unidentified(path) from error
+    except _CORRUPT as error:
+        raise unreadable(error) from error
+
+
+def _unidentified(path: str) -> ItemError:
+    """Say what a file is that is no image, from its first bytes."""
+    with open(path, "rb") as file:
+        head = file.read(512)
+    if not head:
+        return EmptyFileError("the file is empty")
+    if head.startswith(b"%PDF-"):
+        return UnsupportedError("a PDF whose name doesn't end in .pdf")
+    if not head.strip(b"\0"):
+        return DecodeError("nothing but zero bytes: a download or a disk that broke off?")
+    with contextlib.suppress(UnicodeDecodeError):
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)  # which lets the last character be cut
+        if all(character.isprintable() or character.isspace() for character in text):
+            return UnsupportedError("not an image: it holds text")
+    return UnsupportedError("not an image in a format that is read here, or one damaged in its header")
+
+
+def _orientation(image: Image.Image) -> int | None:
+    with contextlib.suppress(*_CORRUPT):
+        value = image.getexif().get(ExifTags.Base.Orientation)
+        return value if isinstance(value, int) else None
+    return None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except _CORRUPT:  # EXIF that can't be read tells no orientation; the pixels are as good as ever
+        return image
+
+
+def _to_8_bits(values: np.ndarray) -> np.ndarray:
+    """Grey values of 16 or 32 bits or floats, shape (height, width), to 0..255.
+
+    Integers count from black to the full 16 bits, unless they all fit in 8; floats to 1.0, or to their maximum.
+    """
+    if np.issubdtype(values.dtype, np.floating):
+        values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
+        full = max(1.0, float(values.max(initial=0.0)))
+    else:
+        highest = int(values.max(initial=0))
+        full = 255.0 if highest <= 255 and values.dtype.itemsize > 2 else float(max(65535, highest))
+    return (np.clip(values / full, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+
+
+@functools.lru_cache(maxsize=1)
+def _formats_here() -> tuple[str, ...]:
+    """Those of FORMATS that this Pillow was built with; HEIC comes with the pillow-heif package."""
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)

@@ -1,0 +1,87 @@
+"""PDF pages to RGB pixels with PDFium. It knows nothing of where files come from.
+
+PDFium is not thread-safe, so every call into it stands under one lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+from collections.abc import Iterator
+from typing import Any, BinaryIO, Final
+
+import pypdfium2
+from PIL import Image
+
+from omnicap_cli.errors import DecodeError, EncryptedError, ItemError, UnsupportedError
+from omnicap_cli.media.access import unreadable
+from omnicap_cli.media.images import Size, check_size, to_rgb
+
+_POINTS_PER_INCH: Final = 72
+_lock = threading.Lock()
+
+
+def num_pages(path: str) -> int:
+    """How many pages a PDF has. Raises EncryptedError, DecodeError or another ItemError."""
+    with _opened(path) as document:
+        return len(document)
+
+
+def page_size(path: str, page: int, *, dpi: int) -> Size:
+    """The size in pixels of page `page` (from 1) at `dpi`."""
+    with _opened(path) as document:
+        return _pixel_size(_page(document, page), dpi)
+
+
+def decode_page(path: str, page: int, *, dpi: int, max_decode_pixels: int) -> Image.Image:
+    """Page `page` (from 1) rendered at `dpi` over white, as 8-bit RGB.
+
+    Raises TooLargeError before rendering if that takes more than `max_decode_pixels`.
+    """
+    with _opened(path) as document:
+        sheet = _page(document, page)
+        check_size(*_pixel_size(sheet, dpi), max_decode_pixels=max_decode_pixels)
+        try:
+            # a picture in the page's own colours is smaller, but only RGB is the same for every page
+            return to_rgb(sheet.render(scale=dpi / _POINTS_PER_INCH, rev_byteorder=True).to_pil())
+        except (pypdfium2.PdfiumError, ValueError, MemoryError) as error:
+            raise DecodeError(f"page {page} can't be rendered: {error}") from error
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[pypdfium2.PdfDocument]:
+    try:
+        with _lock, open(path, "rb") as file, contextlib.closing(_document(file)) as document:
+            yield document
+    except OSError as error:
+        raise unreadable(error) from error
+
+
+def _document(file: BinaryIO) -> Any:
+    """The open document, read through `file`, which takes names that PDFium can't spell."""
+    try:
+        return pypdfium2.PdfDocument(file)
+    except pypdfium2.PdfiumError as error:
+        raise _refused(file, error) from error
+
+
+def _refused(file: BinaryIO, error: Exception) -> ItemError:
+    if "password" in str(error).lower():
+        return EncryptedError("the PDF asks for a password; save it without one")
+    file.seek(0)
+    if b"%PDF-" not in file.read(1024):
+        return UnsupportedError("not a PDF, whatever its name says")
+    return DecodeError(f"damaged PDF: {error}")
+
+
+def _page(document: Any, page: int) -> Any:
+    try:
+        return document[page - 1]
+    except (pypdfium2.PdfiumError, IndexError) as error:
+        raise DecodeError(f"page {page} of the PDF can't be opened: {error}") from error
+
+
+def _pixel_size(sheet: Any, dpi: int) -> Size:
+    width, height = (side * dpi / _POINTS_PER_INCH for side in sheet.get_size())
+    return Size(math.ceil(width), math.ceil(height))

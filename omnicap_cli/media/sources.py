@@ -1,0 +1,245 @@
+"""What a user names on the command line, as a stream of items. It opens no picture; of a PDF it counts the pages.
+
+Nothing is held but the folder at hand: a million files cost no more memory than a thousand.
+"""
+
+from __future__ import annotations
+
+import functools
+import glob
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, Final, Literal
+
+import orjson
+
+from omnicap_cli.core.keyindex import KEY_BYTES, KeyIndex
+from omnicap_cli.core.records import Item, MediaRef
+from omnicap_cli.errors import (
+    AccessError,
+    DuplicateIdError,
+    EmptyFileError,
+    ItemError,
+    LinkLoopError,
+    ManifestError,
+)
+from omnicap_cli.media.access import unreadable
+from omnicap_cli.media.names import printable, shown_path
+
+Fingerprint = Literal["stat", "content"]
+IMAGE_SUFFIXES: Final = frozenset(
+    [".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"]
+    + [".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".icns", ".jp2", ".j2k", ".jpx", ".tga", ".pcx", ".sgi", ".qoi"]
+    + [".avif", ".avifs", ".heic", ".heif", ".hif"]
+)
+PDF_SUFFIX: Final = ".pdf"
+_BLOCK_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Inputs in the order given; iterate over it to get the items, each id once.
+
+    `inputs` are paths, folders, quoted globs, or `-` for paths (or JSON objects) one a line on `stdin`, split at NUL
+    with `null`. `warn` is told of inputs that hold nothing.
+    """
+
+    inputs: tuple[str, ...]
+    stdin: BinaryIO | None = None
+    null: bool = False
+    image_key: str = "image"
+    fingerprint: Fingerprint = "stat"
+    warn: Callable[[str], None] = field(default=lambda _message: None)
+
+    def __iter__(self) -> Iterator[Item]:
+        return unique_items(item for given in self.inputs for item in self._items_of(given))
+
+    def _items_of(self, given: str) -> Iterator[Item]:
+        if given == "-":
+            yield from self._stdin_items()
+        elif glob.has_magic(given) and not os.path.lexists(given):
+            yield from self._glob_items(given)
+        else:
+            yield from self._path_items(given)
+
+    def _glob_items(self, pattern: str) -> Iterator[Item]:
+        found = False
+        for path in sorted(glob.iglob(pattern, recursive=True)):
+            found = True
+            yield from self._path_items(path)
+        if not found:
+            self.warn(f"nothing matches {printable(pattern)}")
+
+    def _stdin_items(self) -> Iterator[Item]:
+        assert self.stdin is not None, "who passes '-' passes stdin"
+        for raw in _split(self.stdin, b"\0" if self.null else b"\n"):
+            line = os.fsdecode(raw)
+            if line.startswith("{") and not os.path.lexists(line):
+                yield from self._manifest_items(raw)
+            elif line.endswith("\r") and not os.path.lexists(line):
+                yield from self._path_items(line[:-1])
+            else:
+                yield from self._path_items(line)
+
+    def _manifest_items(self, raw: bytes) -> Iterator[Item]:
+        """The item of one JSON object: its media column, an optional `id`, and the rest as `meta`."""
+        try:
+            row = dict(orjson.loads(raw))
+            path = row.pop(self.image_key)
+            if not isinstance(path, str):
+                raise TypeError(f"{self.image_key} is not a string")
+        except (orjson.JSONDecodeError, TypeError) as error:
+            yield _broken(os.fsdecode(raw[:200]), ManifestError(f"neither a path nor a JSON object: {error}"))
+        except KeyError:
+            hint = f"the line has no {self.image_key!r}; name the column with --image-key"
+            yield _broken(os.fsdecode(raw[:200]), ManifestError(hint))
+        else:
+            own_id = row.pop("id", None)
+            yield from self._path_items(path, own_id=None if own_id is None else str(own_id), meta=row)
+
+    def _path_items(
+        self, path: str, *, own_id: str | None = None, meta: Mapping[str, Any] | None = None
+    ) -> Iterator[Item]:
+        try:
+            state = os.stat(path)
+        except (OSError, ValueError) as error:
+            yield _broken(path, unreadable(error), own_id=own_id, meta=meta)
+            return
+        if not stat.S_ISDIR(state.st_mode):
+            yield from self._file_items(path, state, own_id=own_id, meta=meta or {})
+            return
+        found = False
+        for item in self._folder_items(path, ancestors=()):
+            found = True
+            yield item
+        if not found:
+            self.warn(f"no pictures or PDFs in {printable(shown_path(path))}")
+
+    def _folder_items(self, folder: str, *, ancestors: tuple[tuple[int, int], ...]) -> Iterator[Item]:
+        """Files of a tree in the order of their names, links followed, hidden names left out."""
+        try:
+            state = os.stat(folder)
+            here = (state.st_dev, state.st_ino)
+            if here in ancestors:
+                raise LinkLoopError("a link that leads back to a folder it is in")
+            with os.scandir(folder) as entries:
+                found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=_name)
+        except LinkLoopError as error:
+            yield _broken(folder, error)
+            return
+        except OSError as error:
+            yield _broken(folder, unreadable(error))
+            return
+        for entry in found:
+            if _is_folder(entry):
+                yield from self._folder_items(entry.path, ancestors=(*ancestors, here))
+            elif _suffix(entry.name) in IMAGE_SUFFIXES or _suffix(entry.name) == PDF_SUFFIX:
+                yield from self._path_items(entry.path)
+
+    def _file_items(
+        self, path: str, state: os.stat_result, *, own_id: str | None, meta: Mapping[str, Any]
+    ) -> Iterator[Item]:
+        make = functools.partial(_item, path, own_id=own_id, meta=meta)
+        try:
+            if not stat.S_ISREG(state.st_mode):  # reading a FIFO would wait for ever
+                raise AccessError("not a regular file")
+            if state.st_size == 0:
+                raise EmptyFileError("the file is empty")
+            fingerprint = _stat_print(state) if self.fingerprint == "stat" else _content_print(path)
+            if _suffix(path) != PDF_SUFFIX:
+                yield make(fingerprint=fingerprint)
+                return
+            from omnicap_cli.media import pdf
+
+            pages = pdf.num_pages(path)
+        except ItemError as error:
+            yield make(fingerprint=_stat_print(state), error=error)
+        else:
+            for page in range(1, pages + 1):
+                yield make(fingerprint=fingerprint, page=page)
+
+
+def unique_items(items: Iterable[Item]) -> Iterator[Item]:
+    """Each id once: an item given again is dropped, another item with the same id becomes an error."""
+    seen = KeyIndex()
+    for item in items:
+        key = _digest(item.id)
+        what = int.from_bytes(_digest(f"{item.media.path}\0{item.media.page}")[:7], "big")
+        earlier = seen.get(key)
+        if earlier is None:
+            seen.set(key, what)
+            yield item
+        elif earlier != what:
+            yield _broken(item.media.path, DuplicateIdError("another item has the same id"), own_id=item.id)
+
+
+def _item(
+    path: str,
+    *,
+    fingerprint: str,
+    page: int | None = None,
+    own_id: str | None = None,
+    meta: Mapping[str, Any] | None = None,
+    error: ItemError | None = None,
+) -> Item:
+    shown = shown_path(path)
+    name = own_id or shown
+    return Item(
+        id=f"{name}#page={page}" if page else name,
+        image=shown,
+        media=MediaRef(path=path, page=page),
+        fingerprint=fingerprint,
+        meta=meta or {},
+        error=error,
+    )
+
+
+def _broken(path: str, error: ItemError, *, own_id: str | None = None, meta: Mapping[str, Any] | None = None) -> Item:
+    return _item(path, fingerprint=error.kind, own_id=own_id, meta=meta, error=error)
+
+
+def _split(stream: BinaryIO, separator: bytes) -> Iterator[bytes]:
+    """The pieces of a stream as soon as they come, empty ones left out."""
+    rest = b""
+    while block := getattr(stream, "read1", stream.read)(_BLOCK_BYTES):
+        *pieces, rest = (rest + block).split(separator)
+        yield from filter(None, pieces)
+    if rest:
+        yield rest
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself: the file path says so
+        return False
+
+
+def _name(entry: os.DirEntry[str]) -> str:
+    return entry.name
+
+
+def _suffix(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
+
+
+def _stat_print(state: os.stat_result) -> str:
+    return f"stat:{state.st_size}:{state.st_mtime_ns}"
+
+
+def _content_print(path: str) -> str:
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
+    except OSError as error:
+        raise unreadable(error) from error
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
