@@ -55,16 +55,62 @@ def _parse(raw: bytes) -> dict[str, Any] | None:
         record = orjson.loads(raw)
     except orjson.JSONDecodeError:
         return None
-    if isinstance(record, dict) and _index_key(record) and record.get("status") in ("ok", "error"):
-        return record
-    return None
-
-
-def _index_key(record: dict[str, Any]) -> bytes | None:
+    if not isinstance(record, dict) or record.get("status") not in ("ok", "error"):
+        return None
     try:
-        return bytes.fromhex(record["key"])[:KEY_BYTES]
+        return record if len(index_key(record)) == KEY_BYTES else None
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def index_key(record: dict[str, Any]) -> bytes:
+    """The key of a record in a KeyIndex."""
+    return bytes.fromhex(record["key"])[:KEY_BYTES]
+
+
+@dataclass(slots=True)
+class Contents:
+    """What a journal file holds. After `num_whole_bytes` comes nothing but a torn line."""
+
+    index: KeyIndex
+    num_records: int = 0
+    num_broken_lines: int = 0
+    num_whole_bytes: int = 0
+    lacks_newline: bool = False
+
+    def known(self, key: str) -> Known | None:
+        """What is on record for `key` (a hex digest), or None."""
+        value = self.index.get(bytes.fromhex(key)[:KEY_BYTES])
+        return None if value is None else _unpack(value)
+
+    def add(self, line: Line) -> None:
+        """Take in the next line."""
+        if line.record is not None:
+            attempts = line.record.get("attempts")
+            self.index.set(
+                index_key(line.record), _pack(line.record["status"], attempts if isinstance(attempts, int) else 1)
+            )
+            self.num_records += 1
+        whole = line.raw.endswith(b"\n")
+        self.num_broken_lines += bool(line.record is None and whole and line.raw.strip())
+        if whole or line.record is not None:
+            self.num_whole_bytes = line.offset + len(line.raw)
+            self.lacks_newline = not whole
+
+
+def read_index(path: Path) -> Contents:
+    """Read a journal without touching it, about 24 bytes of memory per key; a missing file is an empty one."""
+    contents = Contents(KeyIndex())
+    try:
+        with path.open("rb", buffering=1 << 20) as file:
+            for line in read_lines(file):
+                contents.add(line)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise JournalError(f"can't read {path}: {error.strerror}", hint="Give the path of a journal.") from error
+    contents.index.fold()
+    return contents
 
 
 class Journal:
@@ -101,6 +147,10 @@ class Journal:
     ) -> None:
         self.close()
 
+    def __len__(self) -> int:
+        """How many requests are on record."""
+        return len(self._index)
+
     def known(self, key: str) -> Known | None:
         """What is on record for `key` (a hex digest), or None."""
         value = self._index.get(bytes.fromhex(key)[:KEY_BYTES])
@@ -109,7 +159,7 @@ class Journal:
     def append(self, key: str, status: Literal["ok", "error"], attempts: int, line: bytes) -> None:
         """Add one record, whole or not at all. Raises JournalWriteError when the disk doesn't take it."""
         if self._sync_error:
-            raise _write_error(self.path, self._sync_error)
+            raise write_error(self.path, self._sync_error)
         try:
             written = os.write(self._descriptor, line)
             if written < len(line):  # the disk filled up in the middle; asking again tells the reason
@@ -118,7 +168,7 @@ class Journal:
                 raise OSError("short write")
         except OSError as error:
             self._cut(self._size)
-            raise _write_error(self.path, error) from error
+            raise write_error(self.path, error) from error
         self._size += len(line)
         short_key = bytes.fromhex(key)[:KEY_BYTES]
         self.num_superseded += self._index.get(short_key) is not None
@@ -135,7 +185,7 @@ class Journal:
         try:
             self._sync()
             if self._sync_error:
-                raise _write_error(self.path, self._sync_error)
+                raise write_error(self.path, self._sync_error)
             if self.num_superseded:
                 self._compact()
         finally:
@@ -152,14 +202,14 @@ class Journal:
                 hint="Wait for it to end, or give this run an output of its own with -o.",
             ) from error
         except OSError as error:
-            raise _write_error(self.path, error) from error
+            raise write_error(self.path, error) from error
 
     def _open(self, *, overwrite: bool) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if overwrite else 0)
         try:
             descriptor = os.open(self.path, flags | getattr(os, "O_BINARY", 0), 0o666)
         except OSError as error:
-            raise _write_error(self.path, error) from error
+            raise write_error(self.path, error) from error
         try:
             self._descriptor = descriptor
             self._load()
@@ -170,34 +220,19 @@ class Journal:
         return descriptor
 
     def _load(self) -> None:
-        """Index every record; end the file after its last whole line."""
-        self._size, last, num_records = 0, b"\n", 0
-        with self.path.open("rb", buffering=1 << 20) as file:
-            for line in read_lines(file):
-                last = line.raw
-                self._size = line.offset + len(line.raw)
-                if line.record is not None:
-                    self._remember(line.record)
-                    num_records += 1
-                elif last.endswith(b"\n"):
-                    self.num_broken_lines += bool(last.strip())
-                else:
-                    self._size = line.offset
-        if self.num_broken_lines and not num_records:
+        """Take in every record; end the file after its last whole line."""
+        contents = read_index(self.path)
+        if contents.num_broken_lines and not contents.num_records:
             raise JournalError(
                 f"{self.path} exists, and nothing in it is a record of omnicap: it was left alone",
                 hint="Choose another -o, or pass --overwrite to replace it.",
             )
+        self._index, self._size = contents.index, contents.num_whole_bytes
+        self.num_broken_lines = contents.num_broken_lines
+        self.num_superseded = contents.num_records - len(contents.index)
         self._cut(self._size)
-        if self._size and not last.endswith(b"\n") and _parse(last):  # whole but for its newline
+        if contents.lacks_newline:
             self._size += os.write(self._descriptor, b"\n")
-        self._index.fold()
-        self.num_superseded = num_records - len(self._index)
-
-    def _remember(self, record: dict[str, Any]) -> None:
-        key, attempts = _index_key(record), record.get("attempts")
-        assert key is not None, "read_lines passes only records that have a key"
-        self._index.set(key, _pack(record["status"], attempts if isinstance(attempts, int) else 1))
 
     def _cut(self, size: int) -> None:
         """End the file after `size` bytes. Shrinking needs no space, so it works on a full disk."""
@@ -229,8 +264,8 @@ class Journal:
         newest, superseded = KeyIndex(), set()
         with self.path.open("rb", buffering=1 << 20) as file:
             for line in read_lines(file):
-                key = line.record and _index_key(line.record)
-                if key:
+                if line.record is not None:
+                    key = index_key(line.record)
                     earlier = newest.get(key)
                     if earlier is not None:
                         superseded.add(earlier)
@@ -246,7 +281,8 @@ def _unpack(value: int) -> Known:
     return Known("ok" if value & 1 else "error", value >> _ATTEMPTS_BITS)
 
 
-def _write_error(path: Path, error: OSError) -> JournalWriteError:
+def write_error(path: Path, error: OSError) -> JournalWriteError:
+    """What the user is told when the disk doesn't take something."""
     return JournalWriteError(
         f"can't write {path}: {error.strerror or error}",
         hint="What was finished is in it. Free some space or mend the permission, then run the same command again.",

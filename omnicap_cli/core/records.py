@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -104,6 +105,12 @@ class Request:
     settings: Settings
     num_following: int = 0
     attempts: int = 1
+
+
+class Idle(enum.Enum):
+    """Stands among the requests where the source has had nothing for a while: flush what is waiting."""
+
+    IDLE = enum.auto()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

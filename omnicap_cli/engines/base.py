@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import importlib
 import importlib.util
 import threading
@@ -11,14 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from omnicap_cli.core.records import EngineIdentity, Prompt, Request, Result
+from omnicap_cli.core.records import EngineIdentity, Idle, Prompt, Request, Result
 from omnicap_cli.errors import EngineError, MissingExtraError, OptionError, UsageError
-
-
-class Idle(enum.Enum):
-    """Stands among the requests where the source has had nothing for a while: flush what is waiting."""
-
-    IDLE = enum.auto()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +41,15 @@ class Engine(ABC):
         When `stop` is set, what is on the device is finished and yielded, and the iterator ends.
         """
 
+    @abstractmethod
     def warm_up(self) -> None:
         """Start loading the model now: work is certain to come."""
 
+    @abstractmethod
     def close(self) -> None:
         """Give back processes, memory and devices."""
 
+    @abstractmethod
     def kill(self) -> None:
         """As `close`, at once, whatever is running. Safe in a signal handler."""
 

@@ -173,17 +173,26 @@ def _columns(band: _Band, height: float) -> list[list[Piece]]:
 
 
 def _are_columns(left: Sequence[Line], right: Sequence[Line], height: float) -> bool:
-    """Whether two groups of lines are read one after the other: lines don't pair up, or both are prose."""
+    """Whether two groups of lines are read one after the other: both are prose, or their lines don't pair up.
+
+    Lines that stand far apart pair with nothing and show nothing: a heading in the middle over a receipt's rows.
+    """
     few, many = sorted((left, right), key=len)
     if len(few) < 2:
         return False
     middles = [line.middle for line in many]
-    paired = 0
-    for line in few:
-        place = bisect(middles, line.middle)
-        distance = min(abs(line.middle - middle) for middle in middles[max(place - 1, 0) : place + 1])
-        paired += distance < 0.3 * height
-    return paired < 0.6 * len(few) or (_is_prose(left) and _is_prose(right))
+    nearest = [_nearest(line.middle, middles) for line in few]
+    paired = sum(distance < 0.3 * height for distance in nearest)
+    facing = sum(distance < height for distance in nearest)
+    is_dense = median(below.middle - above.middle for above, below in pairwise(few)) < 1.7 * height
+    unpaired = is_dense and facing > 1 and paired < 0.6 * facing
+    return unpaired or (_is_prose(left) and _is_prose(right))
+
+
+def _nearest(value: float, others: Sequence[float]) -> float:
+    """The distance from a value to the nearest of others, which are sorted."""
+    place = bisect(others, value)
+    return min(abs(value - other) for other in others[max(place - 1, 0) : place + 1])
 
 
 def _is_prose(lines: Sequence[Line]) -> bool:

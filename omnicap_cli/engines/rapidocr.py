@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from omnicap_cli.core.records import EngineIdentity, Request, Result
-from omnicap_cli.engines.base import Engine, EngineOptions, Idle
+from omnicap_cli.core.records import EngineIdentity, Idle, Request, Result
+from omnicap_cli.engines.base import Engine, EngineOptions
 from omnicap_cli.engines.worker_pool import WorkerPool
 from omnicap_cli.errors import MissingExtraError, OptionError
 
@@ -36,7 +36,7 @@ class RapidOcrEngine(Engine):
     """See `Engine`. `--workers` processes share the cores; unless told otherwise, one process has them all."""
 
     def __init__(self, options: EngineOptions) -> None:
-        folder = Path(options.model) if options.model else _builtin_models()
+        folder = Path(options.model) if options.model else builtin_models()
         models = find_models(folder)
         num_workers = options.workers or 1
         self.identity = EngineIdentity(
@@ -80,7 +80,8 @@ def find_models(folder: Path) -> dict[str, Path]:
         if len(files) > 1 or (not files and part != "cls"):
             problem = f"has {len(files)} files *_{part}_*.onnx or {part}.onnx where one is needed"
             raise OptionError("--model", str(folder), problem, hint="rapidocr takes a folder of PP-OCR models as ONNX.")
-        found |= {part: file for file in files}
+        if files:
+            found[part] = files[0]
     return found
 
 
@@ -91,7 +92,8 @@ def num_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _builtin_models() -> Path:
+def builtin_models() -> Path:
+    """The folder of models inside the rapidocr package. Raises MissingExtraError where that isn't installed."""
     spec = importlib.util.find_spec("rapidocr")
     if spec is None or spec.origin is None or importlib.util.find_spec("onnxruntime") is None:
         raise MissingExtraError(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import cv2
 import numpy as np
 
 from omnicap_cli.core.records import MediaRef, Request, Result
-from omnicap_cli.engines.boxes import TextBox
+from omnicap_cli.engines.boxes import Point, TextBox
 from omnicap_cli.engines.layout import to_text
 from omnicap_cli.engines.markdown import to_markdown
 from omnicap_cli.engines.rapidocr import RecogniserConfig
@@ -54,11 +54,11 @@ class Recogniser:
 
     def boxes(self, rgb: np.ndarray) -> list[TextBox]:
         """What is recognised on an RGB picture, shape (height, width, 3), unordered."""
-        found = self._ocr(_padded(np.ascontiguousarray(rgb[:, :, ::-1])))
+        found: Any = self._ocr(_padded(np.ascontiguousarray(rgb[:, :, ::-1])))
         if found.boxes is None or found.txts is None:
             return []
         return [
-            TextBox(text, tuple((float(x), float(y)) for x, y in quad), float(score))
+            TextBox(text, _quad(quad), float(score))
             for quad, text, score in zip(found.boxes, found.txts, found.scores, strict=True)
         ]
 
@@ -71,6 +71,11 @@ def _params(config: RecogniserConfig) -> dict[str, Any]:
         "EngineConfig.onnxruntime.inter_op_num_threads": 1,
     }
     return params | {f"{part.capitalize()}.model_path": path for part, path in config.models.items()}
+
+
+def _quad(corners: Iterable[Iterable[float]]) -> tuple[Point, Point, Point, Point]:
+    top_left, top_right, bottom_right, bottom_left = ((float(x), float(y)) for x, y in corners)
+    return top_left, top_right, bottom_right, bottom_left
 
 
 def _padded(picture: np.ndarray) -> np.ndarray:

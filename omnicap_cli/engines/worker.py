@@ -62,10 +62,7 @@ def _serve(worker: Worker, tasks: IO[bytes], results: IO[bytes]) -> None:
     from omnicap_cli.media.decode import Pixels, decode, decode_ahead
 
     def decode_task(task: Task) -> Pixels:
-        first = task[0]
-        if first.item.error:
-            raise first.item.error
-        return decode(first.item.media, first.settings)
+        return decode(task[0].item, task[0].settings)
 
     for task, pixels in decode_ahead(_tasks(tasks), decode_task):
         _send(results, [_answer(worker, request, pixels) for request in task])

@@ -15,8 +15,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from omnicap_cli.core.records import Request, Result
-from omnicap_cli.engines.base import Idle
+from omnicap_cli.core.records import Idle, Request, Result
 from omnicap_cli.errors import EngineError, WorkerCrashedError
 
 Task = list[Request]  # all requests of one item

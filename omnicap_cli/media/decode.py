@@ -1,4 +1,4 @@
-"""Pixels of an item, and pixels ahead of time. It knows items and decoders, and nothing of what the pixels are for."""
+"""Pixels of an item, now or ahead of time. It knows items and decoders, and not what the pixels are for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 
 from PIL import Image
 
-from omnicap_cli.core.records import MediaRef, Settings
+from omnicap_cli.core.records import Item, Settings
 from omnicap_cli.errors import ItemError
 from omnicap_cli.media import images, pdf
 
@@ -24,9 +24,11 @@ class Pixels(NamedTuple):
     height: int
 
 
-def decode(media: MediaRef, settings: Settings) -> Pixels:
+def decode(item: Item, settings: Settings) -> Pixels:
     """Decode an image file or a PDF page. Raises an ItemError where that can't be done."""
-    limit = settings.max_decode_pixels
+    if item.error:
+        raise item.error
+    media, limit = item.media, settings.max_decode_pixels
     if media.page is None:
         image = images.decode_image(media.path, max_decode_pixels=limit)
     else:
@@ -35,8 +37,11 @@ def decode(media: MediaRef, settings: Settings) -> Pixels:
     return Pixels(fitted, image.width, image.height)
 
 
-def probe(media: MediaRef, settings: Settings) -> images.Size:
-    """The size that `decode` would report, from headers alone."""
+def probe(item: Item, settings: Settings) -> images.Size:
+    """The size that `decode` would report, from headers alone. Raises an ItemError where there is none."""
+    if item.error:
+        raise item.error
+    media = item.media
     if media.page is None:
         return images.header_size(media.path)
     return pdf.page_size(media.path, media.page, dpi=settings.dpi)
@@ -55,9 +60,10 @@ def decode_ahead(
     def put(entry: tuple[T, Pixels | ItemError] | BaseException | None) -> None:
         while not abandoned.is_set():
             try:
-                return ahead.put(entry, timeout=0.5)
+                ahead.put(entry, timeout=0.5)
             except queue.Full:
                 continue
+            break
 
     def work() -> None:
         try:

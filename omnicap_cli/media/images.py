@@ -1,4 +1,4 @@
-"""Image files to RGB pixels, as a person sees them on a screen. It knows Pillow, and nothing of where files come from."""
+"""Image files to RGB pixels, as a person sees them. It knows Pillow, and nothing of where files come from."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def fit_pixels(image: Image.Image, *, min_pixels: int | None, max_pixels: int | 
 def _opened(path: str) -> Iterator[Image.Image]:
     """The header of an image file read, its pixels not yet."""
     try:
-        with open(path, "rb") as file, Image.open(file, formats=_formats_here()) as image:
+        with open(path, "rb") as file, Image.open(file, formats=formats_here()) as image:
             yield image
     except Image.DecompressionBombError as error:
         raise TooLargeError(f"more than twice the pixels that --max-decode-pixels allows: {error}") from error
@@ -170,7 +170,7 @@ def _to_8_bits(values: np.ndarray) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=1)
-def _formats_here() -> tuple[str, ...]:
+def formats_here() -> tuple[str, ...]:
     """Those of FORMATS that this Pillow was built with; HEIC comes with the pillow-heif package."""
     with contextlib.suppress(ImportError):
         import pillow_heif

@@ -31,9 +31,11 @@ from omnicap_cli.media.names import printable, shown_path
 
 Fingerprint = Literal["stat", "content"]
 IMAGE_SUFFIXES: Final = frozenset(
-    [".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"]
-    + [".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".icns", ".jp2", ".j2k", ".jpx", ".tga", ".pcx", ".sgi", ".qoi"]
-    + [".avif", ".avifs", ".heic", ".heif", ".hif"]
+    (
+        *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".icns", ".jp2", ".j2k", ".jpx", ".tga", ".pcx", ".sgi", ".qoi"),
+        *(".avif", ".avifs", ".heic", ".heif", ".hif"),
+    )
 )
 PDF_SUFFIX: Final = ".pdf"
 _BLOCK_BYTES: Final = 1 << 20

@@ -130,6 +130,20 @@ def test_receipt_is_read_row_by_row():
     )
 
 
+def test_heading_between_labels_and_values():
+    boxes = [box("SHOP", 280, 10), box("Main Street 3", 240, 36), *RECEIPT[1:-1]]
+    assert to_text(boxes).splitlines()[:3] == ["SHOP", "Main Street 3", "Milk 1L 1.29"]
+
+
+def test_labels_beside_values_of_two_lines():
+    boxes = [
+        *lines(("Name", "Address", "Remark"), 20, 23, pitch=60),
+        *lines(("Ada Lovelace,", "12 Square Street", "not yet known"), 200, 10, pitch=60),
+        *lines(("countess", "London", "to anybody"), 200, 36, pitch=60),
+    ]
+    assert to_text(boxes).splitlines().index("Name") < to_text(boxes).splitlines().index("not yet known")
+
+
 def test_table_is_read_row_by_row():
     assert to_text(TABLE) == joined("Fruit Weight | kg Price", "Apples 12 3.20", "Pears 7 4.10")
 

@@ -1,0 +1,69 @@
+"""The command line: registers the commands and turns errors into messages and exit codes. It does no work itself."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from omnicap_cli import __version__
+from omnicap_cli.commands import caption, doctor, prompts, status
+from omnicap_cli.console import Console, OutputClosedError
+from omnicap_cli.errors import OmnicapError
+
+app = typer.Typer(
+    name="omnicap",
+    help="Caption anything from the shell: photographs, scans, PDFs, screens, tables, charts, equations.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(caption.caption)
+app.command()(status.status)
+app.add_typer(prompts.app, name="prompts")
+app.command()(doctor.doctor)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        Console().text(f"omnicap {__version__}")
+        raise typer.Exit
+
+
+def _debug(wanted: bool) -> None:
+    if wanted:
+        os.environ["OMNICAP_DEBUG"] = "1"
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="The version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", callback=_debug, help="Tracebacks, and what libraries print.")
+    ] = False,
+) -> None:
+    """Options before the command."""
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 some items failed, 130 interrupted."""
+    try:
+        app(prog_name="omnicap")
+    except OutputClosedError:
+        sys.exit(0)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except OmnicapError as error:
+        if os.environ.get("OMNICAP_DEBUG"):
+            raise
+        Console().error(error)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

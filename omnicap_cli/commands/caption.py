@@ -1,0 +1,119 @@
+"""`omnicap caption`: pictures and PDF pages to text."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from omnicap_cli.options import AsJson, NoColor, OptionsFile, Quiet, Verbose, make_console, option
+
+_ENGINE, _MEDIA, _RUN, _OUTPUT = "Engine", "Pictures and pages", "Errors and repeats", "Output"
+
+
+class Fingerprint(str, Enum):
+    """How a changed file is known."""
+
+    stat = "stat"
+    content = "content"
+
+
+def _types(incomplete: str) -> list[str]:
+    from omnicap_cli.core.prompts import Catalogue
+
+    return [name for name in Catalogue.load().types if name.startswith(incomplete)]
+
+
+def caption(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...", help="Image files, PDFs, folders, quoted globs, or - for paths (or JSONL) on stdin."
+        ),
+    ],
+    type: Annotated[
+        str, option("-t", "--type", help="What the pictures show; see `omnicap prompts list`.", autocompletion=_types)
+    ] = "natural",
+    style: Annotated[
+        str | None, option("-s", "--style", help="Kind of answer: NAME, NAME,NAME or all. Default: the type's first.")
+    ] = None,
+    lang: Annotated[str, option("-l", "--lang", help="en, zh or all.")] = "en",
+    prompt: Annotated[str | None, option("--prompt", help="Ask this instead of the style's question.")] = None,
+    system: Annotated[str | None, option("--system", help="Use this instead of the style's system text.")] = None,
+    prompts: Annotated[
+        Path | None, option("--prompts", help="TOML file of prompts, merged over the built-in ones.")
+    ] = None,
+    engine: Annotated[str, option("--engine", help="auto, or an engine's name.", panel=_ENGINE)] = "auto",
+    model: Annotated[str | None, option("--model", help="Model folder (or hub id).", panel=_ENGINE)] = None,
+    workers: Annotated[
+        int | None, option("--workers", help="Processes that share the cores. Default: the engine's.", panel=_ENGINE)
+    ] = None,
+    dpi: Annotated[int, option("--dpi", help="Resolution at which PDF pages are rendered.", panel=_MEDIA)] = 150,
+    min_pixels: Annotated[int | None, option("--min-pixels", help="Enlarge smaller pictures.", panel=_MEDIA)] = None,
+    max_pixels: Annotated[int | None, option("--max-pixels", help="Shrink larger pictures.", panel=_MEDIA)] = None,
+    max_decode_pixels: Annotated[
+        int, option("--max-decode-pixels", help="Refuse to decode more: a guard for memory.", panel=_MEDIA)
+    ] = 178_956_970,
+    image_key: Annotated[str, option("--image-key", help="Column of JSONL that has the path.", panel=_MEDIA)] = "image",
+    null: Annotated[bool, option("-0", "--null", help="Paths on stdin end with NUL.", panel=_MEDIA)] = False,
+    limit: Annotated[int | None, option("--limit", help="Only the first N items.", panel=_MEDIA)] = None,
+    fingerprint: Annotated[
+        Fingerprint, option("--fingerprint", help="Know a changed file by size and time, or by its bytes.", panel=_RUN)
+    ] = Fingerprint.stat,
+    retry_failed: Annotated[bool, option("--retry-failed", help="Try recorded errors again.", panel=_RUN)] = False,
+    fail_fast: Annotated[bool, option("--fail-fast", help="Stop at the first error.", panel=_RUN)] = False,
+    max_error_rate: Annotated[
+        float | None, option("--max-error-rate", help="Stop when a larger share has failed (0 to 1).", panel=_RUN)
+    ] = None,
+    dry_run: Annotated[bool, option("--dry-run", help="Count what a run would do; run nothing.", panel=_RUN)] = False,
+    output: Annotated[
+        Path | None,
+        option("-o", "--output", help="JSONL file: the results, and the journal to go on from.", panel=_OUTPUT),
+    ] = None,
+    overwrite: Annotated[bool, option("--overwrite", help="Begin the output anew.", panel=_OUTPUT)] = False,
+    unordered: Annotated[bool, option("--unordered", help="stdout: results as they come.", panel=_OUTPUT)] = False,
+    as_json: AsJson = False,
+    _options: OptionsFile = None,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+    no_color: NoColor = False,
+) -> None:
+    """Caption pictures and PDF pages, or transcribe them with --type ocr.
+
+    Run it again to go on where it stopped: what is in the output is not done twice.
+    """
+    from omnicap_cli.captioning import CaptionConfig, CaptionRun
+    from omnicap_cli.core.pipeline import Policy
+    from omnicap_cli.core.records import Settings
+    from omnicap_cli.engines.base import EngineOptions
+    from omnicap_cli.views import show_plan, show_record
+
+    console = make_console(quiet=quiet, verbose=verbose, no_color=no_color)
+    config = CaptionConfig(
+        inputs=tuple(inputs),
+        type=type,
+        styles=tuple(filter(None, (style or "").split(","))),
+        lang=lang,
+        prompt=prompt,
+        system=system,
+        prompts=prompts,
+        engine=engine,
+        engine_options=EngineOptions(model=model, workers=workers),
+        settings=Settings(dpi=dpi, min_pixels=min_pixels, max_pixels=max_pixels, max_decode_pixels=max_decode_pixels),
+        policy=Policy(retry_failed=retry_failed, fail_fast=fail_fast, max_error_rate=max_error_rate),
+        output=None if output == Path("-") else output,
+        overwrite=overwrite,
+        unordered=unordered,
+        fingerprint=fingerprint.value,
+        image_key=image_key,
+        null=null,
+        limit=limit,
+    )
+    run = CaptionRun(config, console, sys.stdin.buffer)
+    if dry_run:
+        show_plan(console, run.dry_run(), as_json=as_json)
+    else:
+        raise typer.Exit(run.run(show_record(console, as_json=as_json)))

@@ -1,0 +1,85 @@
+"""What is written beside a journal about the run that wrote it, for `status`, and for people later on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+
+from omnicap_cli import __version__
+from omnicap_cli.core.atomic import replacing
+from omnicap_cli.core.journal import write_error
+from omnicap_cli.errors import JournalWriteError
+
+State = Literal["running", "finished", "interrupted", "failed"]
+
+
+@dataclass(slots=True, kw_only=True)
+class RunMeta:
+    """The latest run of a journal. Times are seconds since 1970.
+
+    `num_requests` is None until all are counted; of them `num_handled` were done before or are finished, the latter
+    `num_finished`, when the note was `updated`.
+    """
+
+    state: State = "running"
+    command: list[str] = field(default_factory=lambda: ["omnicap", *sys.argv[1:]])
+    settings: dict[str, Any] = field(default_factory=dict)
+    omnicap: str = __version__
+    host: str = field(default_factory=socket.gethostname)
+    pid: int = field(default_factory=os.getpid)
+    started: float = field(default_factory=time.time)
+    updated: float = 0.0
+    ended: float | None = None
+    num_requests: int | None = None
+    num_handled: int = 0
+    num_finished: int = 0
+
+    @staticmethod
+    def path_of(journal: Path) -> Path:
+        """Where the meta file of a journal is."""
+        return journal.with_name(journal.name + ".meta.json")
+
+    def write(self, journal: Path) -> None:
+        """Put it beside the journal, replacing that of the run before. Raises JournalWriteError."""
+        self.updated = time.time()
+        text = orjson.dumps(_utf8(asdict(self)), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        try:
+            with replacing(self.path_of(journal)) as file:
+                file.write(text)
+        except OSError as error:
+            raise write_error(self.path_of(journal), error) from error
+
+    def end(self, state: State, journal: Path) -> None:
+        """Note how the run ended. A disk that doesn't take the note doesn't hide that."""
+        self.state, self.ended = state, time.time()
+        self.refresh(journal)
+
+    def refresh(self, journal: Path) -> None:
+        """Write it again. A disk that doesn't take a note is no reason to end a run."""
+        with contextlib.suppress(JournalWriteError):
+            self.write(journal)
+
+    @classmethod
+    def read(cls, journal: Path) -> RunMeta | None:
+        """The meta file of a journal, or None where there is none that can be read."""
+        try:
+            return cls(**orjson.loads(cls.path_of(journal).read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+
+def _utf8(value: Any) -> Any:
+    """Command-line words that aren't UTF-8 come as surrogates, which JSON can't hold."""
+    if isinstance(value, dict):
+        return {name: _utf8(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_utf8(inner) for inner in value]
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value

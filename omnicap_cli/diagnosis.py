@@ -1,0 +1,88 @@
+"""What is installed, found and usable on this machine. It loads no model and prints nothing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from typing import Final
+
+from omnicap_cli import __version__
+from omnicap_cli.engines.base import ENGINES
+from omnicap_cli.errors import OmnicapError
+
+_BASE: Final = ("typer", "orjson", "filelock", "numpy", "pillow", "pypdfium2", "rapidocr", "onnxruntime")
+_EXTRAS: Final = {"torch": "torch", "transformers": "torch", "vllm": "vllm", "ray": "ray", "flash_attn": "flash"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing looked at. `needed` says whether the base install needs it; `fix` is a command."""
+
+    name: str
+    ok: bool
+    detail: str
+    needed: bool = False
+    fix: str | None = None
+
+
+def examine() -> list[Finding]:
+    """Look at everything."""
+    machine = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    found = [Finding(name="omnicap", ok=True, detail=f"{__version__}, {machine}", needed=True)]
+    found += [_package(name, needed=True, extra=None) for name in _BASE]
+    found += [_ocr_models(), *_formats(), _gpu()]
+    found += [_package(name, needed=False, extra=extra) for name, extra in _EXTRAS.items()]
+    found += [_engine(name) for name in ENGINES]
+    return found
+
+
+def _package(name: str, *, needed: bool, extra: str | None) -> Finding:
+    try:
+        return Finding(name=name, ok=True, detail=importlib.metadata.version(name), needed=needed)
+    except importlib.metadata.PackageNotFoundError:
+        wanted = f"'omnicap[{extra}]'" if extra else name
+        fix = f"{sys.executable} -m pip install {wanted}"
+        return Finding(name=name, ok=False, detail="not installed", needed=needed, fix=fix)
+
+
+def _ocr_models() -> Finding:
+    from omnicap_cli.engines.rapidocr import builtin_models, find_models
+
+    try:
+        models = find_models(builtin_models())
+    except OmnicapError as error:
+        fix = f"{sys.executable} -m pip install --force-reinstall rapidocr"
+        return Finding(name="OCR models", ok=False, detail=error.message, needed=True, fix=fix)
+    return Finding(name="OCR models", ok=True, detail=", ".join(file.name for file in models.values()), needed=True)
+
+
+def _formats() -> list[Finding]:
+    from omnicap_cli.media.images import formats_here
+
+    here = formats_here()
+    fixes = {"AVIF": "pillow", "HEIF": "pillow-heif", "WEBP": "pillow"}
+    return [
+        Finding(
+            name=f"{name} pictures",
+            ok=name in here,
+            detail="read" if name in here else "not read",
+            fix=None if name in here else f"{sys.executable} -m pip install --upgrade {package}",
+        )
+        for name, package in fixes.items()
+    ]
+
+
+def _gpu() -> Finding:
+    if shutil.which("nvidia-smi"):
+        return Finding(name="GPU", ok=True, detail="the NVIDIA driver is installed")
+    return Finding(name="GPU", ok=False, detail="no NVIDIA driver found; the CPU is used")
+
+
+def _engine(name: str) -> Finding:
+    if not ENGINES[name].here:
+        return Finding(name=f"engine {name}", ok=False, detail="not in this version of omnicap")
+    return Finding(name=f"engine {name}", ok=True, detail="in this version of omnicap")

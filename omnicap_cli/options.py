@@ -1,0 +1,75 @@
+"""Options that commands share, and where an option's value comes from: flag, environment, file, default."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from omnicap_cli.console import Console
+from omnicap_cli.errors import OptionError, UsageError
+
+ENV_PREFIX = "OMNICAP_"
+
+
+def option(*names: str, help: str, panel: str | None = None, **more: Any) -> Any:
+    """A typer.Option that the environment can set too: OMNICAP_ and its long name in capitals."""
+    long_name = next(name for name in names if name.startswith("--")).split("/")[0]
+    env = ENV_PREFIX + long_name.removeprefix("--").replace("-", "_").upper()
+    return typer.Option(*names, help=help, envvar=env, rich_help_panel=panel, show_envvar=False, **more)
+
+
+def _read_options(context: typer.Context, path: Path | None) -> Path | None:
+    """Make the values of a YAML file the defaults of the other options."""
+    if path is None:
+        return None
+    known = {name.lstrip("-"): each for each in context.command.params for name in each.opts}
+    defaults = {}
+    for name, value in _load_yaml(path).items():
+        parameter = known.get(str(name).replace("_", "-"))
+        if parameter is None or parameter.param_type_name != "option":
+            nearest = difflib.get_close_matches(str(name).replace("_", "-"), known, n=1)
+            hint = f"Did you mean {nearest[0]}?" if nearest else f"`{context.command_path} --help` lists them."
+            raise UsageError(f"{path}: {name!r} is not an option of {context.command_path}", hint=hint)
+        defaults[str(parameter.name)] = ",".join(map(str, value)) if isinstance(value, list) else value
+    context.default_map = defaults
+    return path
+
+
+def _load_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise OptionError("--options", str(path), f"can't be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not YAML: {error}") from error
+    if values is not None and not isinstance(values, dict):
+        raise UsageError(f"{path}: not a mapping", hint="Write one option a line, as in `style: text`.")
+    return values or {}
+
+
+OptionsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--options",
+        help="YAML file with values for options; flags and OMNICAP_ variables win.",
+        envvar="OMNICAP_OPTIONS",
+        is_eager=True,
+        callback=_read_options,
+        show_envvar=False,
+        metavar="FILE",
+    ),
+]
+AsJson = Annotated[bool, option("--json", help="JSON on stdout, on a terminal too.")]
+Quiet = Annotated[bool, option("-q", "--quiet", help="Only errors on stderr.")]
+Verbose = Annotated[int, option("-v", "--verbose", help="Say more; twice for everything.", count=True)]
+NoColor = Annotated[bool, option("--no-color", help="No colours; the variable NO_COLOR does the same.")]
+
+
+def make_console(*, quiet: bool, verbose: int, no_color: bool) -> Console:
+    """The console that the common options ask for."""
+    return Console(level=0 if quiet else 1 + verbose, no_color=no_color)

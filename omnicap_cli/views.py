@@ -1,0 +1,129 @@
+"""How results look to a person, or as JSON to a program. It decides words and columns; `Console` does the writing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from omnicap_cli.console import Console
+from omnicap_cli.media.names import printable
+from omnicap_cli.progress import duration
+
+if TYPE_CHECKING:
+    from omnicap_cli.core.prompts import Catalogue
+    from omnicap_cli.core.records import Prompt
+    from omnicap_cli.core.status import Status
+    from omnicap_cli.diagnosis import Finding
+
+
+def show_record(console: Console, *, as_json: bool) -> Callable[[bytes], None]:
+    """What writes one encoded record: as it is, or readably on a terminal."""
+    if as_json or not console.data_is_terminal:
+        return console.data
+
+    def show(line: bytes) -> None:
+        record = orjson.loads(line)
+        name = printable(record["id"]) + f"  ({record['type']}/{record['style']}/{record['lang']})"
+        body = record["caption"] if record["status"] == "ok" else f"[{record['error']['message']}]"
+        console.text(f"{console.bold(name)}\n{_visible(body) or '[no text]'}\n")
+
+    return show
+
+
+def show_plan(console: Console, plan: dict[str, Any], *, as_json: bool) -> None:
+    """What `--dry-run` found."""
+    if as_json or not console.data_is_terminal:
+        return _show_json(console, plan)
+    for name, value in plan.items():
+        shown = (
+            ", ".join(value) if isinstance(value, list) else f"{value:,}" if isinstance(value, int | float) else value
+        )
+        console.text(f"{name.replace('_', ' '):>14}  {shown}")
+    return None
+
+
+def show_status(console: Console, status: Status, *, as_json: bool) -> None:
+    """What `omnicap status` found."""
+    if as_json:
+        return _show_json(console, asdict(status))
+    total = f" of {status.num_requests:,}" if status.num_requests is not None else ""
+    rows = [
+        ("journal", printable(status.journal)),
+        ("latest run", status.state + (f", {duration(status.seconds)}" if status.seconds is not None else "")),
+        ("captioned", f"{status.num_ok:,}{total}"),
+        ("failed", f"{status.num_failed:,}"),
+        *((f"  {kind}", f"{count:,}") for kind, count in status.errors.items()),
+        ("tokens", f"{status.num_output_tokens:,}"),
+    ]
+    if status.num_broken_lines:
+        rows.append(("broken lines", f"{status.num_broken_lines:,}, passed over"))
+    if status.rate is not None:
+        rows.append(("rate", f"{status.rate:.2f}/s"))
+    if status.num_left:
+        left = f", {duration(status.seconds_left)}" if status.seconds_left is not None else ""
+        rows.append(("left", f"{status.num_left:,}{left}"))
+    return _show_rows(console, rows)
+
+
+def show_catalogue(console: Console, catalogue: Catalogue, *, as_json: bool) -> None:
+    """Every type with its styles."""
+    if as_json:
+        types = {
+            kind.name: {
+                "description": kind.description,
+                "styles": {
+                    style.name: {
+                        "description": style.description,
+                        "languages": list(style.prompts),
+                        "aliases": [alias.name for alias in style.aliases],
+                    }
+                    for style in kind.styles.values()
+                },
+            }
+            for kind in catalogue
+        }
+        return _show_json(console, types)
+    for kind in catalogue:
+        console.text(f"{console.bold(kind.name)}  {kind.description}")
+        for style in kind.styles.values():
+            aliases = f"  (also {', '.join(alias.name for alias in style.aliases)})" if style.aliases else ""
+            console.text(f"  {style.name:<17} {', '.join(style.prompts):<7} {style.description}{aliases}")
+    return None
+
+
+def show_prompts(console: Console, prompts: Iterable[Prompt], *, as_json: bool) -> None:
+    """The texts of prompts."""
+    for prompt in prompts:
+        if as_json:
+            console.data(orjson.dumps(asdict(prompt) | {"prompt_sha": prompt.sha}, option=orjson.OPT_APPEND_NEWLINE))
+        else:
+            console.text(console.bold(f"{prompt.type}/{prompt.style}/{prompt.lang}  {prompt.sha}"))
+            console.text(f"system: {prompt.system}\nuser: {prompt.user}\n")
+
+
+def show_findings(console: Console, findings: Iterable[Finding], *, as_json: bool) -> None:
+    """What `omnicap doctor` found."""
+    if as_json:
+        return _show_json(console, [asdict(finding) for finding in findings])
+    for finding in findings:
+        mark = "ok" if finding.ok else "MISSING" if finding.needed else "-"
+        fix = f"  →  {finding.fix}" if finding.fix else ""
+        console.text(f"{mark:>7}  {finding.name:<19} {finding.detail}{fix}")
+    return None
+
+
+def _show_rows(console: Console, rows: Iterable[tuple[str, str]]) -> None:
+    for name, value in rows:
+        console.text(f"{name:<16} {value}")
+
+
+def _show_json(console: Console, value: Any) -> None:
+    console.data(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+def _visible(text: str) -> str:
+    """`text` without what could steer the terminal; line breaks and tabs stay."""
+    return "".join(character if character in "\n\t" else printable(character) for character in text)
