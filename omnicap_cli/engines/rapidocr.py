@@ -21,7 +21,7 @@ from omnicap_cli.engines.base import Engine, EngineOptions
 from omnicap_cli.engines.worker_pool import WorkerPool
 from omnicap_cli.errors import MissingExtraError, OptionError
 
-PARTS: Final = ("det", "rec", "cls")  # detection, recognition, 180 degree classification
+PARTS: Final = ("det", "rec")  # detection, recognition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,18 +70,17 @@ def create(options: EngineOptions) -> Engine:
 
 
 def find_models(folder: Path) -> dict[str, Path]:
-    """The one model file of each part in `folder`, told apart by `det`, `rec` and `cls` in their names.
+    """The one model file of each part in `folder`, told apart by `det` and `rec` in their names.
 
-    `cls` may be missing. Raises OptionError where a part is missing or there are several.
+    Raises OptionError where a part is missing or there are several.
     """
     found: dict[str, Path] = {}
     for part in PARTS:
         files = sorted(folder.glob(f"*_{part}_*.onnx")) + sorted(folder.glob(f"{part}.onnx"))
-        if len(files) > 1 or (not files and part != "cls"):
+        if len(files) != 1:
             problem = f"has {len(files)} files *_{part}_*.onnx or {part}.onnx where one is needed"
             raise OptionError("--model", str(folder), problem, hint="rapidocr takes a folder of PP-OCR models as ONNX.")
-        if files:
-            found[part] = files[0]
+        found[part] = files[0]
     return found
 
 

@@ -19,6 +19,8 @@ from omnicap_cli.media.decode import Pixels
 
 _WRITERS: Final[dict[str, Callable[[list[TextBox]], str]]] = {"text": to_text, "markdown": to_markdown}
 _MIN_SIDE: Final = 32  # in pixels; a thinner picture can't be scaled for the detector
+_DOUBTFUL: Final = 0.85  # a page read with less confidence may stand on its head
+_TALL: Final = 1.5  # height over width at which the library turns a box by 90 degrees before reading it
 _MAX_RATIO: Final = 40  # of the sides, for the same reason: 2000 pixels, the longest side it sees, over 50
 
 
@@ -53,8 +55,22 @@ class Recogniser:
         )
 
     def boxes(self, rgb: np.ndarray) -> list[TextBox]:
-        """What is recognised on an RGB picture, shape (height, width, 3), unordered."""
-        found: Any = self._ocr(_padded(np.ascontiguousarray(rgb[:, :, ::-1])))
+        """What is recognised on an RGB picture, shape (height, width, 3), unordered.
+
+        A page that lies on its side or upside down is turned first; the boxes are those of the turned page. (The
+        library's own classifier decides line by line, and was seen to turn clean upright lines over.)
+        """
+        picture = _padded(np.ascontiguousarray(rgb[:, :, ::-1]))
+        boxes = self._recognise(picture)
+        sideways = _lies_sideways(boxes)
+        for quarter_turns in (1, 3) if sideways else (2,) if boxes and _confidence(boxes) < _DOUBTFUL else ():
+            turned = self._recognise(np.ascontiguousarray(np.rot90(picture, quarter_turns)))
+            if turned and _confidence(turned) > max(_DOUBTFUL, 0.0 if sideways else _confidence(boxes)):
+                return turned
+        return boxes
+
+    def _recognise(self, picture: np.ndarray) -> list[TextBox]:
+        found: Any = self._ocr(picture)
         if found.boxes is None or found.txts is None:
             return []
         return [
@@ -66,7 +82,7 @@ class Recogniser:
 def _params(config: RecogniserConfig) -> dict[str, Any]:
     params: dict[str, Any] = {
         "Global.log_level": "critical",
-        "Global.use_cls": "cls" in config.models,
+        "Global.use_cls": False,
         "EngineConfig.onnxruntime.intra_op_num_threads": config.num_threads,
         "EngineConfig.onnxruntime.inter_op_num_threads": 1,
     }
@@ -76,6 +92,21 @@ def _params(config: RecogniserConfig) -> dict[str, Any]:
 def _quad(corners: Iterable[Iterable[float]]) -> tuple[Point, Point, Point, Point]:
     top_left, top_right, bottom_right, bottom_left = ((float(x), float(y)) for x, y in corners)
     return top_left, top_right, bottom_right, bottom_left
+
+
+def _confidence(boxes: Iterable[TextBox]) -> float:
+    """The mean score of the characters, from 0 to 1. Text upside down scores under 0.8."""
+    scores = [(box.score, len(box.text)) for box in boxes]
+    return sum(score * count for score, count in scores) / sum(count for _, count in scores)
+
+
+def _lies_sideways(boxes: Iterable[TextBox]) -> bool:
+    """Whether most characters stand in boxes that are clearly higher than wide."""
+    counts = {True: 0, False: 0}
+    for box in boxes:
+        (left, top), _, (right, bottom), _ = box.quad
+        counts[abs(bottom - top) > _TALL * abs(right - left)] += len(box.text)
+    return counts[True] > counts[False]
 
 
 def _padded(picture: np.ndarray) -> np.ndarray:
