@@ -12,10 +12,10 @@ from omnicap_cli import __version__
 from omnicap_cli.commands import caption, doctor, prompts, status
 from omnicap_cli.console import Console, OutputClosedError
 from omnicap_cli.errors import OmnicapError
+from omnicap_cli.options import DEBUG_VARIABLE
 
 app = typer.Typer(
     name="omnicap",
-    help="Caption anything from the shell: photographs, scans, PDFs, screens, tables, charts, equations.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -33,21 +33,13 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def _debug(wanted: bool) -> None:
-    if wanted:
-        os.environ["OMNICAP_DEBUG"] = "1"
-
-
 @app.callback()
 def common(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="The version.")
-    ] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", callback=_debug, help="Tracebacks, and what libraries print.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Options before the command."""
+    """Caption anything from the shell: photographs, scans, PDFs, screens, tables, charts, equations."""
 
 
 def main() -> None:
@@ -59,7 +51,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except OmnicapError as error:
-        if os.environ.get("OMNICAP_DEBUG"):
+        if os.environ.get(DEBUG_VARIABLE):
             raise
         Console().error(error)
         sys.exit(error.exit_code)

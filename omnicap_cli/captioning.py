@@ -103,6 +103,7 @@ class CaptionRun:
 
     def run(self, show: Callable[[bytes], None]) -> int:
         """Caption everything that is not done yet, to the journal or to `show`; the exit code."""
+        self._console.detail(f"engine {self._engine.identity.engine}, model {self._engine.identity.model}")
         with contextlib.closing(self._engine), graceful(self._say_stopping, self._engine.kill) as interrupts:
             if self._config.output:
                 return self._run_into_journal(self._config.output, interrupts)
@@ -143,6 +144,9 @@ class CaptionRun:
             def on_result(request: Request, result: Result, tally: Tally) -> None:
                 if result.error:
                     self._show_error(request, result.error)
+                else:
+                    name = f"{printable(request.item.id)} ({request.prompt.style}/{request.prompt.lang})"
+                    self._console.detail(f"{name}: {result.output_tokens} tokens in {result.seconds:.2f} s")
                 meta.num_finished, meta.num_handled = tally.num_finished, tally.num_handled
                 progress.update(
                     num_finished=tally.num_finished, num_handled=tally.num_handled, num_failed=tally.num_failed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from omnicap_cli.console import Console
 from omnicap_cli.errors import OptionError, UsageError
 
 ENV_PREFIX = "OMNICAP_"
+DEBUG_VARIABLE = "OMNICAP_DEBUG"
 
 
 def option(*names: str, help: str, panel: str | None = None, **more: Any) -> Any:
@@ -64,10 +66,19 @@ OptionsFile = Annotated[
         metavar="FILE",
     ),
 ]
+
+
+def _set_debug(wanted: bool) -> None:
+    """The processes that this one starts shall know it too."""
+    if wanted:
+        os.environ[DEBUG_VARIABLE] = "1"
+
+
 AsJson = Annotated[bool, option("--json", help="JSON on stdout, on a terminal too.")]
 Quiet = Annotated[bool, option("-q", "--quiet", help="Only errors on stderr.")]
 Verbose = Annotated[int, option("-v", "--verbose", help="Say more; twice for everything.", count=True)]
 NoColor = Annotated[bool, option("--no-color", help="No colours; the variable NO_COLOR does the same.")]
+Debug = Annotated[bool, option("--debug", help="Tracebacks, and what libraries print.", callback=_set_debug)]
 
 
 def make_console(*, quiet: bool, verbose: int, no_color: bool) -> Console:

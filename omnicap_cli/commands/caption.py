@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from omnicap_cli.options import AsJson, NoColor, OptionsFile, Quiet, Verbose, make_console, option
+from omnicap_cli.options import AsJson, Debug, NoColor, OptionsFile, Quiet, Verbose, make_console, option
 
 _ENGINE, _MEDIA, _RUN, _OUTPUT = "Engine", "Pictures and pages", "Errors and repeats", "Output"
 
@@ -80,6 +80,7 @@ def caption(
     quiet: Quiet = False,
     verbose: Verbose = 0,
     no_color: NoColor = False,
+    _debug: Debug = False,
 ) -> None:
     """Caption pictures and PDF pages, or transcribe them with --type ocr.
 

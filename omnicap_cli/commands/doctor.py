@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import typer
 
-from omnicap_cli.options import AsJson, NoColor, OptionsFile, make_console
+from omnicap_cli.options import AsJson, Debug, NoColor, OptionsFile, make_console
 
 
-def doctor(as_json: AsJson = False, _options: OptionsFile = None, no_color: NoColor = False) -> None:
+def doctor(
+    as_json: AsJson = False, _options: OptionsFile = None, no_color: NoColor = False, _debug: Debug = False
+) -> None:
     """Check this installation, and name the command that mends what is missing.
 
     Exit code 1 if something that the base install needs is missing.

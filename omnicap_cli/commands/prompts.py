@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from omnicap_cli.options import AsJson, NoColor, OptionsFile, make_console, option
+from omnicap_cli.options import AsJson, Debug, NoColor, OptionsFile, make_console, option
 
 app = typer.Typer(help="The catalogue of prompts: types, styles and languages.", no_args_is_help=True)
 
@@ -16,7 +16,11 @@ PromptsFile = Annotated[Path | None, option("--prompts", help="TOML file of prom
 
 @app.command("list")
 def list_prompts(
-    prompts: PromptsFile = None, as_json: AsJson = False, _options: OptionsFile = None, no_color: NoColor = False
+    prompts: PromptsFile = None,
+    as_json: AsJson = False,
+    _options: OptionsFile = None,
+    no_color: NoColor = False,
+    _debug: Debug = False,
 ) -> None:
     """List every type with its styles, their languages and other names."""
     from omnicap_cli.core.prompts import Catalogue
@@ -34,6 +38,7 @@ def show(
     as_json: AsJson = False,
     _options: OptionsFile = None,
     no_color: NoColor = False,
+    _debug: Debug = False,
 ) -> None:
     """Print the texts of prompts in full."""
     from omnicap_cli.core.prompts import Catalogue

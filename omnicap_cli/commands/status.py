@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from omnicap_cli.options import AsJson, NoColor, OptionsFile, Quiet, Verbose, make_console
+from omnicap_cli.options import AsJson, Debug, NoColor, OptionsFile, Quiet, Verbose, make_console
 
 
 def status(
@@ -17,6 +17,7 @@ def status(
     quiet: Quiet = False,
     verbose: Verbose = 0,
     no_color: NoColor = False,
+    _debug: Debug = False,
 ) -> None:
     """Show what is done, what failed and why, and the time left, of a journal at rest or being written."""
     from omnicap_cli.core.status import read_status

@@ -1,0 +1,1 @@
+complete --command omnicap --no-files --arguments "(env _OMNICAP_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args _TYPER_COMPLETE_ARGS=(commandline -cp) omnicap)" --condition "env _OMNICAP_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=is-args _TYPER_COMPLETE_ARGS=(commandline -cp) omnicap"
