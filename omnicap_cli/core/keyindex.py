@@ -6,10 +6,11 @@ sorted arrays whenever it grows past a quarter of them.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 KEY_BYTES: Final = 16
 _MIN_FOLD: Final = 1 << 16
@@ -20,22 +21,19 @@ class KeyIndex:
 
     def __init__(self) -> None:
         self._recent: dict[bytes, int] = {}
-        self._sorted: tuple[npt.NDArray[np.bytes_], npt.NDArray[np.int64]] = (
-            np.empty(0, dtype=f"S{KEY_BYTES}"),
-            np.empty(0, dtype=np.int64),
-        )
+        self._sorted: tuple[npt.NDArray[np.bytes_], npt.NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
         """Number of distinct keys, exact after `fold`; before it, keys set again may count twice."""
-        return len(self._recent) + len(self._sorted[0])
+        return len(self._recent) + (len(self._sorted[0]) if self._sorted else 0)
 
     def get(self, key: bytes) -> int | None:
         """The value last set for `key` (16 bytes), or None."""
         value = self._recent.get(key)
-        if value is not None:
+        if value is not None or self._sorted is None:
             return value
         keys, values = self._sorted
-        place = int(np.searchsorted(keys, np.bytes_(key)))
+        place = int(keys.searchsorted(key))
         # numpy drops trailing NULs from both sides, so equal lengths compare as whole keys
         if place < len(keys) and keys[place] == key.rstrip(b"\0"):
             return int(values[place])
@@ -44,16 +42,19 @@ class KeyIndex:
     def set(self, key: bytes, value: int) -> None:
         """Remember `value` for `key` (16 bytes)."""
         self._recent[key] = value
-        if len(self._recent) > max(_MIN_FOLD, len(self._sorted[0]) // 4):
+        if len(self._recent) > max(_MIN_FOLD, (len(self) - len(self._recent)) // 4):
             self.fold()
 
     def fold(self) -> None:
-        """Merge the newest pairs into the sorted arrays."""
-        if not self._recent:
+        """Merge the newest pairs into the sorted arrays; a small index stays a dict."""
+        if not self._recent or (self._sorted is None and len(self._recent) <= _MIN_FOLD):
             return
-        count = len(self._recent)
-        keys = np.concatenate([self._sorted[0], np.frombuffer(b"".join(self._recent), dtype=f"S{KEY_BYTES}")])
-        values = np.concatenate([self._sorted[1], np.fromiter(self._recent.values(), np.int64, count)])
+        import numpy as np  # only here: a small index is a dict, and a short run never needs numpy
+
+        keys = np.frombuffer(b"".join(self._recent), dtype=f"S{KEY_BYTES}")
+        values = np.fromiter(self._recent.values(), np.int64, len(self._recent))
+        if self._sorted:
+            keys, values = np.concatenate([self._sorted[0], keys]), np.concatenate([self._sorted[1], values])
         order = np.argsort(keys, kind="stable")
         keys, values = keys[order], values[order]
         last = np.append(keys[1:] != keys[:-1], True)  # of equal keys the newest comes last
