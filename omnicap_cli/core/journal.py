@@ -35,37 +35,30 @@ class Known:
 
 
 class Line(NamedTuple):
-    """One whole line of a journal: `record` is None where it isn't a record. `offset` in bytes."""
+    """One line of a journal: `record` is None where it isn't a record, else `key` is its key in a KeyIndex."""
 
     offset: int
     raw: bytes
+    key: bytes
     record: dict[str, Any] | None
 
 
 def read_lines(file: BinaryIO) -> Iterator[Line]:
-    """Every line of a journal, broken ones too, the last one even without its newline."""
+    """Every line of a journal, broken ones too, the last one even without its newline. Offsets in bytes."""
     offset = 0
     for raw in file:
-        yield Line(offset, raw, _parse(raw))
+        yield Line(offset, raw, *_parse(raw))
         offset += len(raw)
 
 
-def _parse(raw: bytes) -> dict[str, Any] | None:
+def _parse(raw: bytes) -> tuple[bytes, dict[str, Any] | None]:
     try:
         record = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return None
-    if not isinstance(record, dict) or record.get("status") not in ("ok", "error"):
-        return None
-    try:
-        return record if len(index_key(record)) == KEY_BYTES else None
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
-def index_key(record: dict[str, Any]) -> bytes:
-    """The key of a record in a KeyIndex."""
-    return bytes.fromhex(record["key"])[:KEY_BYTES]
+        key = bytes.fromhex(record["key"])[:KEY_BYTES]
+        whole = len(key) == KEY_BYTES and record["status"] in ("ok", "error")
+    except (ValueError, KeyError, TypeError):  # not JSON, or not a record
+        return b"", None
+    return (key, record) if whole else (b"", None)
 
 
 @dataclass(slots=True)
@@ -87,9 +80,8 @@ class Contents:
         """Take in the next line."""
         if line.record is not None:
             attempts = line.record.get("attempts")
-            self.index.set(
-                index_key(line.record), _pack(line.record["status"], attempts if isinstance(attempts, int) else 1)
-            )
+            attempts = attempts if isinstance(attempts, int) else 1
+            self.index.set(line.key, _pack(line.record["status"], attempts))
             self.num_records += 1
         whole = line.raw.endswith(b"\n")
         self.num_broken_lines += bool(line.record is None and whole and line.raw.strip())
@@ -265,11 +257,10 @@ class Journal:
         with self.path.open("rb", buffering=1 << 20) as file:
             for line in read_lines(file):
                 if line.record is not None:
-                    key = index_key(line.record)
-                    earlier = newest.get(key)
+                    earlier = newest.get(line.key)
                     if earlier is not None:
                         superseded.add(earlier)
-                    newest.set(key, line.offset)
+                    newest.set(line.key, line.offset)
         return superseded
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omnicap_cli.core.journal import index_key, read_lines
+from omnicap_cli.core.journal import read_lines
 from omnicap_cli.core.keyindex import KeyIndex
 from omnicap_cli.core.run_meta import RunMeta
 from omnicap_cli.errors import JournalError
@@ -61,17 +61,17 @@ def _count_records(path: Path, status: Status) -> None:
             if line.record is None:
                 status.num_broken_lines += bool(line.raw.strip())
                 continue
-            key, kind = index_key(line.record), _kind(line.record)
+            kind = _kind(line.record)
             if kind not in kinds:
                 kinds.append(kind)
             number, tokens = kinds.index(kind), int(line.record.get("output_tokens") or 0)
-            before = latest.get(key)
+            before = latest.get(line.key)
             if before is not None:
                 counts[before & 0xFF] -= 1
                 status.num_output_tokens -= before >> 8
             counts[number] += 1
             status.num_output_tokens += tokens
-            latest.set(key, tokens << 8 | number)
+            latest.set(line.key, tokens << 8 | number)
     status.num_ok = counts.pop(0, 0)
     status.errors = {str(kinds[number]): count for number, count in counts.most_common() if count}
     status.num_failed = sum(status.errors.values())

@@ -32,7 +32,7 @@ class Recogniser:
 
         logging.getLogger("RapidOCR").disabled = True
         cv2.setNumThreads(config.num_threads)
-        self._ocr = RapidOCR(params=_params(config))
+        self._ocr = RapidOCR(params=library_params(config))
         self._last: tuple[MediaRef, list[TextBox]] | None = None
 
     def answer(self, request: Request, pixels: Pixels) -> Result:
@@ -79,7 +79,8 @@ class Recogniser:
         ]
 
 
-def _params(config: RecogniserConfig) -> dict[str, Any]:
+def library_params(config: RecogniserConfig) -> dict[str, Any]:
+    """RapidOCR's own settings."""
     params: dict[str, Any] = {
         "Global.log_level": "critical",
         "Global.use_cls": False,
