@@ -23,6 +23,7 @@ from omnicap_cli.core.keyindex import KEY_BYTES, KeyIndex
 from omnicap_cli.errors import JournalError, JournalLockedError, JournalWriteError
 
 SYNC_SECONDS: Final = 1.0
+RECORD_START: Final = b'{"id":"'  # how every record begins
 _ATTEMPTS_BITS: Final = 1  # an index value is attempts * 2 + (1 if ok)
 
 
@@ -63,45 +64,55 @@ def _parse(raw: bytes) -> tuple[bytes, dict[str, Any] | None]:
 
 @dataclass(slots=True)
 class Contents:
-    """What a journal file holds. After `num_whole_bytes` comes nothing but a torn line."""
+    """What a journal file holds. After `num_whole_bytes` comes nothing but `torn`, a line without its end."""
 
     index: KeyIndex
     num_records: int = 0
     num_broken_lines: int = 0
     num_whole_bytes: int = 0
     lacks_newline: bool = False
+    torn: bytes = b""
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether the file is something else than a journal, even than one killed while it wrote its first line."""
+        if self.num_records:
+            return False
+        return bool(self.num_broken_lines) or not (RECORD_START.startswith(self.torn[: len(RECORD_START)]))
 
     def known(self, key: str) -> Known | None:
         """What is on record for `key` (a hex digest), or None."""
         value = self.index.get(bytes.fromhex(key)[:KEY_BYTES])
         return None if value is None else _unpack(value)
 
-    def add(self, line: Line) -> None:
-        """Take in the next line."""
-        if line.record is not None:
-            attempts = line.record.get("attempts")
-            attempts = attempts if isinstance(attempts, int) else 1
-            self.index.set(line.key, _pack(line.record["status"], attempts))
-            self.num_records += 1
-        whole = line.raw.endswith(b"\n")
-        self.num_broken_lines += bool(line.record is None and whole and line.raw.strip())
-        if whole or line.record is not None:
-            self.num_whole_bytes = line.offset + len(line.raw)
-            self.lacks_newline = not whole
-
 
 def read_index(path: Path) -> Contents:
     """Read a journal without touching it, about 24 bytes of memory per key; a missing file is an empty one."""
-    contents = Contents(KeyIndex())
     try:
         with path.open("rb", buffering=1 << 20) as file:
-            for line in read_lines(file):
-                contents.add(line)
+            return _index_lines(file)
     except FileNotFoundError:
-        pass
+        return Contents(KeyIndex())
     except OSError as error:
         raise JournalError(f"can't read {path}: {error.strerror}", hint="Give the path of a journal.") from error
+
+
+def _index_lines(file: BinaryIO) -> Contents:
+    contents, last = Contents(KeyIndex()), Line(0, b"\n", b"", None)
+    for last in read_lines(file):
+        if last.record is not None:
+            attempts = last.record.get("attempts")
+            contents.index.set(last.key, _pack(last.record["status"], attempts if isinstance(attempts, int) else 1))
+            contents.num_records += 1
+        elif last.raw.endswith(b"\n") and not last.raw.isspace():
+            contents.num_broken_lines += 1
     contents.index.fold()
+    whole = last.raw.endswith(b"\n")
+    contents.lacks_newline = last.record is not None and not whole
+    if whole or contents.lacks_newline:
+        contents.num_whole_bytes = file.tell()
+    else:
+        contents.num_whole_bytes, contents.torn = last.offset, last.raw
     return contents
 
 
@@ -124,7 +135,7 @@ class Journal:
         self._lock = FileLock(f"{self.path}.lock", thread_local=False)
         self._acquire()
         try:
-            self._descriptor = self._open(overwrite=overwrite)
+            self._open(overwrite=overwrite)
         except BaseException:
             self._lock.release()
             raise
@@ -196,25 +207,26 @@ class Journal:
         except OSError as error:
             raise write_error(self.path, error) from error
 
-    def _open(self, *, overwrite: bool) -> int:
+    def _open(self, *, overwrite: bool) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if overwrite else 0)
         try:
-            descriptor = os.open(self.path, flags | getattr(os, "O_BINARY", 0), 0o666)
+            self._descriptor = os.open(self.path, flags | getattr(os, "O_BINARY", 0), 0o666)
         except OSError as error:
             raise write_error(self.path, error) from error
         try:
-            self._descriptor = descriptor
             self._load()
+        except OSError as error:
+            os.close(self._descriptor)
+            raise write_error(self.path, error) from error
         except BaseException:
-            os.close(descriptor)
+            os.close(self._descriptor)
             raise
         sync_folder(self.path.parent)
-        return descriptor
 
     def _load(self) -> None:
         """Take in every record; end the file after its last whole line."""
         contents = read_index(self.path)
-        if contents.num_broken_lines and not contents.num_records:
+        if contents.is_foreign:
             raise JournalError(
                 f"{self.path} exists, and nothing in it is a record of omnicap: it was left alone",
                 hint="Choose another -o, or pass --overwrite to replace it.",

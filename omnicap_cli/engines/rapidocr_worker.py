@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import cv2
@@ -18,10 +20,11 @@ from omnicap_cli.engines.rapidocr import RecogniserConfig
 from omnicap_cli.media.decode import Pixels
 
 _WRITERS: Final[dict[str, Callable[[list[TextBox]], str]]] = {"text": to_text, "markdown": to_markdown}
-_MIN_SIDE: Final = 32  # in pixels; a thinner picture can't be scaled for the detector
+_MIN_SIDE: Final = 8  # in pixels; nothing in a thinner picture can be read
+_LONGEST_SIDE: Final = 2000  # in pixels; the library shrinks larger pictures to this
 _DOUBTFUL: Final = 0.85  # a page read with less confidence may stand on its head
 _TALL: Final = 1.5  # height over width at which the library turns a box by 90 degrees before reading it
-_MAX_RATIO: Final = 40  # of the sides, for the same reason: 2000 pixels, the longest side it sees, over 50
+_MAX_RATIO: Final = 4  # of height to width, for one look at a picture
 
 
 class Recogniser:
@@ -60,13 +63,29 @@ class Recogniser:
         A page that lies on its side or upside down is turned first; the boxes are those of the turned page. (The
         library's own classifier decides line by line, and was seen to turn clean upright lines over.)
         """
-        picture = _padded(np.ascontiguousarray(rgb[:, :, ::-1]))
-        boxes = self._recognise(picture)
-        sideways = _lies_sideways(boxes)
-        for quarter_turns in (1, 3) if sideways else (2,) if boxes and _confidence(boxes) < _DOUBTFUL else ():
-            turned = self._recognise(np.ascontiguousarray(np.rot90(picture, quarter_turns)))
-            if turned and _confidence(turned) > max(_DOUBTFUL, 0.0 if sideways else _confidence(boxes)):
+        picture = np.ascontiguousarray(rgb[:, :, ::-1])
+        boxes = self._read(picture)
+        for quarter_turns in _turns_to_try(boxes):
+            turned = self._read(np.ascontiguousarray(np.rot90(picture, quarter_turns)))
+            if _confidence(turned) > _DOUBTFUL and _weight(turned) > 0.9 * _weight(boxes):
                 return turned
+        return boxes
+
+    def _read(self, picture: np.ndarray) -> list[TextBox]:
+        """A BGR picture in one piece, or a tall one in overlapping strips: as a whole it would be shrunk too far."""
+        height, width = picture.shape[:2]
+        if min(height, width) < _MIN_SIDE:
+            return []
+        if height <= _MAX_RATIO * width or height <= _LONGEST_SIDE:
+            return self._recognise(_widened(picture))
+        strip = min(max(_MAX_RATIO * width, _LONGEST_SIDE // 2), _LONGEST_SIDE)
+        overlap = strip // 8  # more than a line is high, so that each line is whole in one strip
+        boxes = []
+        for top in range(0, height - overlap, strip - overlap):
+            found = self._recognise(_widened(picture[top : top + strip]))
+            first = 0.0 if top == 0 else overlap / 2
+            last = strip - overlap / 2 if top + strip < height else math.inf
+            boxes += [_lowered(box, top) for box in found if first <= _middle(box) < last]
         return boxes
 
     def _recognise(self, picture: np.ndarray) -> list[TextBox]:
@@ -90,31 +109,46 @@ def library_params(config: RecogniserConfig) -> dict[str, Any]:
     return params | {f"{part.capitalize()}.model_path": path for part, path in config.models.items()}
 
 
-def _quad(corners: Iterable[Iterable[float]]) -> tuple[Point, Point, Point, Point]:
+def _quad(corners: Iterable[Sequence[float]]) -> tuple[Point, Point, Point, Point]:
     top_left, top_right, bottom_right, bottom_left = ((float(x), float(y)) for x, y in corners)
     return top_left, top_right, bottom_right, bottom_left
 
 
-def _confidence(boxes: Iterable[TextBox]) -> float:
+def _weight(boxes: Iterable[TextBox]) -> float:
+    """How much was read: the scores of all characters added up."""
+    return sum(box.score * len(box.text) for box in boxes)
+
+
+def _confidence(boxes: Collection[TextBox]) -> float:
     """The mean score of the characters, from 0 to 1. Text upside down scores under 0.8."""
-    scores = [(box.score, len(box.text)) for box in boxes]
-    return sum(score * count for score, count in scores) / sum(count for _, count in scores)
+    return _weight(boxes) / max(1, sum(len(box.text) for box in boxes))
 
 
-def _lies_sideways(boxes: Iterable[TextBox]) -> bool:
-    """Whether most characters stand in boxes that are clearly higher than wide."""
-    counts = {True: 0, False: 0}
-    for box in boxes:
-        (left, top), _, (right, bottom), _ = box.quad
-        counts[abs(bottom - top) > _TALL * abs(right - left)] += len(box.text)
-    return counts[True] > counts[False]
+def _turns_to_try(boxes: Collection[TextBox]) -> Sequence[int]:
+    """By how many quarter turns the page may have to be turned, as far as its boxes tell."""
+    sideways = sum(len(box.text) if _is_tall(box) else -len(box.text) for box in boxes)
+    if sideways > 0:
+        return (1, 3)
+    return (2,) if boxes and _confidence(boxes) < _DOUBTFUL else ()
 
 
-def _padded(picture: np.ndarray) -> np.ndarray:
-    """Add white at the right and below to a picture too small or too thin for the detector."""
+def _is_tall(box: TextBox) -> bool:
+    (left, top), _, (right, bottom), _ = box.quad
+    return abs(bottom - top) > _TALL * abs(right - left)
+
+
+def _middle(box: TextBox) -> float:
+    """The y coordinate of its centre, in pixels."""
+    return sum(y for _, y in box.quad) / 4
+
+
+def _lowered(box: TextBox, pixels: int) -> TextBox:
+    return replace(box, quad=_quad((x, y + pixels) for x, y in box.quad))
+
+
+def _widened(picture: np.ndarray) -> np.ndarray:
+    """A tall narrow picture with its right edge drawn out: the detector enlarges the shorter side to 736 pixels."""
     height, width = picture.shape[:2]
-    least = max(_MIN_SIDE, max(height, width) // _MAX_RATIO)
-    right, below = max(0, least - width), max(0, least - height)
-    if not right and not below:
+    if height <= _MAX_RATIO * width:
         return picture
-    return cv2.copyMakeBorder(picture, 0, below, 0, right, cv2.BORDER_CONSTANT, value=(255, 255, 255))
+    return cv2.copyMakeBorder(picture, 0, 0, 0, height // 2 - width, cv2.BORDER_REPLICATE)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ def key_of(number: int) -> str:
 
 def line_of(number: int, status: str = "ok", attempts: int = 1, caption: str = "a caption") -> bytes:
     record = {"id": str(number), "caption": caption, "status": status, "attempts": attempts, "key": key_of(number)}
-    return json.dumps(record).encode() + b"\n"
+    return json.dumps(record, separators=(",", ":")).encode() + b"\n"
 
 
 def append(journal: Journal, number: int, status: str = "ok", attempts: int = 1) -> bytes:
@@ -60,7 +61,7 @@ def test_any_history_is_remembered(events):
         journal = Journal(path)
         for attempt, (event, number, status) in enumerate(events):
             if event == "append":
-                lines = [line for line in lines if b'"id": "%d"' % number not in line]
+                lines = [line for line in lines if b'"id":"%d"' % number not in line]
                 lines.append(append(journal, number, status, attempt))
                 known[number] = Known(status, attempt)
                 continue
@@ -342,19 +343,30 @@ def test_no_room_for_the_missing_newline(path, monkeypatch):
     assert path.read_bytes() == line_of(1)[:-1]
 
 
-def test_a_disk_that_loses_what_it_took_ends_the_run(path, monkeypatch):
+def fail_to_sync(_descriptor: int) -> None:
+    raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_disk_that_loses_what_it_took_is_reported_at_the_end(path, monkeypatch):
     journal = Journal(path)
-    monkeypatch.setattr("omnicap_cli.core.journal.SYNC_SECONDS", 0.01)
-
-    def fail(_descriptor: int) -> None:
-        raise OSError(errno.EIO, "Input/output error")
-
     append(journal, 1)
-    monkeypatch.setattr(os, "fsync", fail)
+    monkeypatch.setattr(os, "fsync", fail_to_sync)
     with pytest.raises(JournalWriteError, match="Input/output error"):
         journal.close()
     monkeypatch.undo()
     Journal(path).close()  # the lock was let go all the same
+
+
+def test_a_disk_that_loses_what_it_took_is_noticed_on_the_way(path, monkeypatch):
+    monkeypatch.setattr("omnicap_cli.core.journal.SYNC_SECONDS", 0.01)
+    journal = Journal(path)
+    monkeypatch.setattr(os, "fsync", fail_to_sync)
+    with pytest.raises(JournalWriteError, match="Input/output error"):
+        for number in range(1000):
+            append(journal, number)
+            time.sleep(0.01)
+    with pytest.raises(JournalWriteError):
+        journal.close()
 
 
 def test_a_folder_in_the_place_of_the_file(path):

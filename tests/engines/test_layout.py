@@ -1,7 +1,6 @@
 """Boxes drawn by hand, with the text that a person would read."""
 
 import math
-import time
 
 import pytest
 from hypothesis import given
@@ -329,6 +328,4 @@ def test_order_of_input_does_not_matter(quads, random):
 )
 def test_thousands_of_boxes_end(place):
     boxes = [box(f"<{n}>", *place(n), width=120) for n in range(3000)]
-    start = time.perf_counter()
     assert to_text(boxes).count("<") == to_markdown(boxes).count("<") == 3000
-    print(f"{time.perf_counter() - start:.2f} s")
