@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import orjson
 
-from omnicap_cli.errors import ItemError
+from omnicap_cli.errors import ItemError, OptionError
 
 FinishReason = Literal["stop", "length", "repetition"]
 
@@ -81,6 +81,14 @@ class Settings:
     min_pixels: int | None = None
     max_pixels: int | None = None
     max_decode_pixels: int = 178_956_970
+
+    def __post_init__(self) -> None:
+        for name in ("dpi", "min_pixels", "max_pixels", "max_decode_pixels"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise OptionError(f"--{name.replace('_', '-')}", value, "is too small; give 1 or more")
+        if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
+            raise OptionError("--min-pixels", self.min_pixels, f"is more than --max-pixels {self.max_pixels}")
 
     def of(self, media: MediaRef) -> dict[str, int]:
         """The settings that change the result for `media`: only a PDF page has a resolution to choose."""
