@@ -102,21 +102,16 @@ def test_letter_has_two_pages_whose_text_layer_is_the_truth():
     assert layers == [read_truth(f"{LETTER}#page={number}") for number in (1, 2)]
 
 
-@pytest.mark.slow
 def test_every_example_is_captioned(records):
-    assert {record_id: record["status"] for record_id, record in records.items()} == dict.fromkeys(
-        TRUTHS, "ok"
-    )
+    assert {record_id: record["status"] for record_id, record in records.items()} == dict.fromkeys(TRUTHS, "ok")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("record_id", TRUTHS, ids=SHORT_IDS)
 def test_ocr_reads_each_example(records, record_id):
     errors = count_errors(records[record_id]["caption"], read_truth(record_id))
     assert errors.rate <= MAX_FILE_ERROR_RATE, records[record_id]["caption"]
 
 
-@pytest.mark.slow
 def test_ocr_reads_the_examples_together(records):
     errors = [count_errors(records[record_id]["caption"], read_truth(record_id)) for record_id in TRUTHS]
     total = Errors(*(sum(column) for column in zip(*errors, strict=True)))
