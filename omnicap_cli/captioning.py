@@ -4,32 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from omnicap_cli.console import Console, OutputClosedError
-from omnicap_cli.core.journal import Contents, Journal, read_index
+from omnicap_cli.core.journal import Journal, read_index
 from omnicap_cli.core.pipeline import Pipeline, Policy, Sink, Tally
 from omnicap_cli.core.planning import RequestPlan
 from omnicap_cli.core.prompts import Catalogue
-from omnicap_cli.core.records import Item, Prompt, Request, Result, Settings
+from omnicap_cli.core.records import Item, Prompt, Settings
 from omnicap_cli.core.run_meta import RunMeta
 from omnicap_cli.core.sinks import JournalSink, StreamSink
+from omnicap_cli.dry_run import count_plan
 from omnicap_cli.engines.base import EngineOptions, choose_engine, create_engine
-from omnicap_cli.errors import ItemError, OmnicapError, OptionError, UsageError
+from omnicap_cli.errors import OmnicapError, OptionError, UsageError
 from omnicap_cli.interrupts import Interrupts, graceful
-from omnicap_cli.media.names import printable
 from omnicap_cli.media.sources import Fingerprint, Sources
-from omnicap_cli.progress import Progress, showing_progress
+from omnicap_cli.reporting import RunReport, summary
 
 ITEMS_FAILED: Final = 3  # the exit code of a run that is done, but for some items
-_MAX_SHOWN_ERRORS: Final = 10
-_NOTE_SECONDS: Final = 5.0
 _JOURNAL_SUFFIXES: Final = (".jsonl", ".ndjson")
 
 
@@ -89,8 +86,8 @@ class CaptionRun:
         own_prompt = config.prompt is not None or config.system is not None
         name = choose_engine(config.engine, prompts=prompts, own_prompt=own_prompt, model=config.engine_options.model)
         self._engine = create_engine(name, config.engine_options)
+        self._started = time.monotonic()
         self._plan = RequestPlan(prompts=prompts, engine=self._engine.identity, settings=config.settings)
-        self._num_shown_errors = 0
 
     def dry_run(self) -> dict[str, Any]:
         """Count what a run would do, and run nothing."""
@@ -98,8 +95,7 @@ class CaptionRun:
         items = self._config.items(self._stdin, self._console.warning)
         counts = count_plan(items, self._plan, contents, retry_failed=self._config.policy.retry_failed)
         identity = self._engine.identity
-        prompts = [f"{prompt.type}/{prompt.style}/{prompt.lang}" for prompt in self._plan.prompts]
-        return {"engine": identity.engine, "model": identity.model, "prompts": prompts, **counts}
+        return {"engine": identity.engine, "model": identity.model, "prompts": self._plan.prompt_names, **counts}
 
     def run(self, show: Callable[[bytes], None]) -> int:
         """Caption everything that is not done yet, to the journal or to `show`; the exit code."""
@@ -112,8 +108,9 @@ class CaptionRun:
     def _run_into_stream(self, show: Callable[[bytes], None], interrupts: Interrupts) -> int:
         sink = StreamSink(show, ordered=not self._config.unordered)
         self._engine.warm_up()
+        on_terminal = self._console.is_terminal and not self._console.data_is_terminal
         try:
-            tally = self._loop(sink, interrupts, RunMeta())
+            tally = self._loop(sink, interrupts, RunReport(self._console, on_terminal=on_terminal))
             sink.flush()
         except OutputClosedError:
             return 0
@@ -124,60 +121,49 @@ class CaptionRun:
             if journal.num_broken_lines:
                 num_broken = journal.num_broken_lines
                 self._console.warning(f"{path}: passed over {num_broken} lines that are no records")
-            meta = RunMeta(settings=self._named_settings())
-            meta.write(journal.path)
+            settings = asdict(self._engine.identity) | asdict(self._config.settings)
+            meta = RunMeta(settings=settings | {"prompts": self._plan.prompt_names})
+            meta.write(path)
+            report = RunReport(self._console, on_terminal=self._console.is_terminal, meta=meta, journal=path)
             try:
-                tally = self._loop(JournalSink(journal), interrupts, meta)
+                tally = self._loop(JournalSink(journal), interrupts, report)
             except BaseException:
-                meta.end("failed", journal.path)
+                meta.end("failed", path)
                 raise
-            meta.end("interrupted" if interrupts.exit_code else "failed" if tally.gave_up else "finished", journal.path)
+            meta.end("interrupted" if interrupts.exit_code else "failed" if tally.gave_up else "finished", path)
         return self._conclude(tally, interrupts)
 
-    def _loop(self, sink: Sink, interrupts: Interrupts, meta: RunMeta) -> Tally:
-        """Run the pipeline, and tell the terminal and the note beside the journal how far it is."""
-        results_are_seen = self._config.output is None and self._console.data_is_terminal
-        with showing_progress(
-            self._console, on_terminal=self._console.is_terminal and not results_are_seen
-        ) as progress:
-
-            def on_result(request: Request, result: Result, tally: Tally) -> None:
-                if result.error:
-                    self._show_error(request, result.error)
-                else:
-                    name = f"{printable(request.item.id)} ({request.prompt.style}/{request.prompt.lang})"
-                    self._console.detail(f"{name}: {result.output_tokens} tokens in {result.seconds:.2f} s")
-                meta.num_finished, meta.num_handled = tally.num_finished, tally.num_handled
-                progress.update(
-                    num_finished=tally.num_finished, num_handled=tally.num_handled, num_failed=tally.num_failed
-                )
-                self._note(meta, every=_NOTE_SECONDS)
-
-            threading.Thread(target=self._count, args=(progress, meta), name="count", daemon=True).start()
-            groups = self._plan.requests(self._config.items(self._stdin, self._console.warning))
-            policy, stop = self._config.policy, interrupts.stop
+    def _loop(self, sink: Sink, interrupts: Interrupts, report: RunReport) -> Tally:
+        groups = self._plan.requests(self._config.items(self._stdin, self._console.warning))
+        pipeline = Pipeline(
+            groups,
+            self._engine,
+            sink,
+            policy=self._config.policy,
+            stop=interrupts.stop,
+            on_result=report.take,
+        )
+        with report:
+            threading.Thread(target=self._count, args=(report,), name="count", daemon=True).start()
             try:
-                tally = Pipeline(groups, self._engine, sink, policy=policy, stop=stop, on_result=on_result).run()
+                tally = pipeline.run()
             finally:
-                stop.set()  # for the threads that plan and count
-        meta.num_finished, meta.num_handled = tally.num_finished, tally.num_handled
-        if interrupts.exit_code is None and not tally.gave_up:
-            meta.num_requests = tally.num_planned
+                interrupts.stop.set()  # for the threads that plan and count
+            report.end(tally, whole=interrupts.exit_code is None and tally.gave_up is None)
         return tally
 
-    def _count(self, progress: Progress, meta: RunMeta) -> None:
-        """How many requests there are in all, counted beside the run, which doesn't wait for it."""
+    def _count(self, report: RunReport) -> None:
+        """Count all requests beside the run, which doesn't wait for it."""
         if "-" not in self._config.inputs:
             with contextlib.suppress(Exception):  # whatever is wrong with the inputs, the run itself says
                 num_items = sum(1 for _ in self._config.items(None))
-                meta.num_requests = progress.num_total = num_items * len(self._plan.prompts)
-
-    def _note(self, meta: RunMeta, *, every: float) -> None:
-        if self._config.output and time.time() - meta.updated > every:
-            meta.refresh(self._config.output)
+                report.set_total(num_items * len(self._plan.prompts))
 
     def _conclude(self, tally: Tally, interrupts: Interrupts) -> int:
-        self._console.info(_summary(tally, self._config.output))
+        if interrupts.exit_code is None and not tally.num_planned:
+            self._console.warning("no pictures or pages among the inputs: nothing to do")
+        else:
+            self._console.info(summary(tally, self._config.output, seconds=time.monotonic() - self._started))
         if tally.gave_up:
             raise OmnicapError(tally.gave_up, hint="What was finished is kept; --retry-failed tries the failed again.")
         if interrupts.exit_code is not None:
@@ -186,43 +172,8 @@ class CaptionRun:
             return interrupts.exit_code
         return ITEMS_FAILED if tally.num_failed or tally.num_failed_before else 0
 
-    def _show_error(self, request: Request, error: ItemError) -> None:
-        self._num_shown_errors += 1
-        if self._num_shown_errors <= _MAX_SHOWN_ERRORS:
-            self._console.warning(f"{printable(request.item.id)}: {error.message}")
-        elif self._num_shown_errors == _MAX_SHOWN_ERRORS + 1:
-            self._console.warning("more items fail; their records say why")
-
     def _say_stopping(self) -> None:
         self._console.info("stopping once what is being worked on is finished; again to stop at once")
-
-    def _named_settings(self) -> dict[str, Any]:
-        prompts = [f"{prompt.type}/{prompt.style}/{prompt.lang}" for prompt in self._plan.prompts]
-        return asdict(self._engine.identity) | {"prompts": prompts} | asdict(self._config.settings)
-
-
-def count_plan(
-    items: Iterable[Item], plan: RequestPlan, contents: Contents | None, *, retry_failed: bool
-) -> dict[str, float]:
-    """What a run over `items` would find: counts by name, and the pixels in millions, read from headers alone."""
-    from omnicap_cli.media.decode import probe
-
-    names = ("items", "unreadable", "megapixels", "requests", "done", "failed_before", "to_do")
-    counts: dict[str, float] = dict.fromkeys(names, 0)
-    for item in items:
-        counts["items"] += 1
-        try:
-            counts["megapixels"] += math.prod(probe(item, plan.settings)) / 1e6
-        except ItemError:
-            counts["unreadable"] += 1
-        for request in plan.requests_of(item):
-            known = contents.known(request.key) if contents else None
-            counts["requests"] += 1
-            counts["done"] += known is not None and known.status == "ok"
-            counts["failed_before"] += known is not None and known.status == "error"
-            counts["to_do"] += known is None or (retry_failed and known.status == "error")
-    counts["megapixels"] = round(counts["megapixels"], 2)
-    return counts
 
 
 def _prompts(config: CaptionConfig) -> list[Prompt]:
@@ -234,21 +185,3 @@ def _prompts(config: CaptionConfig) -> list[Prompt]:
     if len(chosen) > 1 and config.prompt is not None:
         raise UsageError("--prompt takes the place of one question", hint="Choose one --style and one --lang with it.")
     return [replace(prompt, **own) for prompt in chosen]
-
-
-def _summary(tally: Tally, output: Path | None) -> str:
-    where = f" in {output}" if output else ""
-    if not tally.num_planned:
-        return "nothing to do: no pictures or pages among the inputs"
-    if not tally.num_finished and tally.num_done_before + tally.num_failed_before == tally.num_planned:
-        failed = f", {tally.num_failed_before:,} of them as errors (--retry-failed)" if tally.num_failed_before else ""
-        return f"nothing to do: all {tally.num_planned:,} are already{where}{failed}"
-    parts = [f"{tally.num_ok:,} captioned"]
-    if tally.num_failed:
-        kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(tally.errors.items()))
-        parts.append(f"{tally.num_failed:,} failed ({kinds})")
-    if tally.num_done_before:
-        parts.append(f"{tally.num_done_before:,} done before")
-    if tally.num_failed_before:
-        parts.append(f"{tally.num_failed_before:,} failed before (--retry-failed tries them again)")
-    return ", ".join(parts) + (f" →{where[3:]}" if output else "")

@@ -81,7 +81,8 @@ class Console:
         return self._colour("bold", text) if self.data_is_terminal else text
 
     def _say(self, message: str) -> None:
-        with contextlib.suppress(OSError, ValueError):  # a closed stderr is no reason to lose results
+        # a closed stderr is no reason to lose results; RuntimeError: a signal's message within another message
+        with contextlib.suppress(OSError, ValueError, RuntimeError):
             sys.stderr.write(message.encode(errors="backslashreplace").decode() + "\n")
             sys.stderr.flush()
 

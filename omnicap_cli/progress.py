@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from omnicap_cli.console import Console
@@ -78,15 +76,10 @@ class _Bar(Progress):
         self._bar.stop()
 
 
-@contextlib.contextmanager
-def showing_progress(console: Console, *, on_terminal: bool) -> Iterator[Progress]:
+def make_progress(console: Console, *, on_terminal: bool) -> Progress:
     """A bar if `on_terminal`, else lines; nothing with --quiet."""
     kind = Progress if console.level < 1 else _Bar if on_terminal else _Lines
-    progress = kind(console)
-    try:
-        yield progress
-    finally:
-        progress.stop()
+    return kind(console)
 
 
 def duration(seconds: float) -> str:

@@ -20,6 +20,11 @@ class RequestPlan:
     settings: Settings
     _digests: dict[tuple[int, bool], bytes] = field(default_factory=dict)
 
+    @property
+    def prompt_names(self) -> list[str]:
+        """As `type/style/lang`."""
+        return [f"{prompt.type}/{prompt.style}/{prompt.lang}" for prompt in self.prompts]
+
     def requests_of(self, item: Item) -> list[Request]:
         """One request per prompt, in the order of the prompts."""
         name = f"{item.id}\0{item.fingerprint}\0".encode("utf-8", "surrogatepass")

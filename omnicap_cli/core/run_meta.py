@@ -45,7 +45,8 @@ class RunMeta:
     @staticmethod
     def path_of(journal: Path) -> Path:
         """Where the meta file of a journal is."""
-        return journal.with_name(journal.name + ".meta.json")
+        target = journal.resolve()  # beside the file itself, not beside a link to it
+        return target.with_name(target.name + ".meta.json")
 
     def write(self, journal: Path) -> None:
         """Put it beside the journal, replacing that of the run before. Raises JournalWriteError."""

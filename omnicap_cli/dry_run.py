@@ -1,0 +1,34 @@
+"""What a run would do, counted without doing it. It opens headers, no pixels, and writes nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from omnicap_cli.core.journal import Contents
+from omnicap_cli.core.planning import RequestPlan
+from omnicap_cli.core.records import Item
+from omnicap_cli.errors import ItemError
+from omnicap_cli.media.decode import probe
+
+
+def count_plan(
+    items: Iterable[Item], plan: RequestPlan, contents: Contents | None, *, retry_failed: bool
+) -> dict[str, float]:
+    """What a run over `items` would find: counts by name, and the pixels in millions, read from headers alone."""
+    names = ("items", "unreadable", "megapixels", "requests", "done", "failed_before", "to_do")
+    counts: dict[str, float] = dict.fromkeys(names, 0)
+    for item in items:
+        counts["items"] += 1
+        try:
+            counts["megapixels"] += math.prod(probe(item, plan.settings)) / 1e6
+        except ItemError:
+            counts["unreadable"] += 1
+        for request in plan.requests_of(item):
+            known = contents.known(request.key) if contents else None
+            counts["requests"] += 1
+            counts["done"] += known is not None and known.status == "ok"
+            counts["failed_before"] += known is not None and known.status == "error"
+            counts["to_do"] += known is None or (retry_failed and known.status == "error")
+    counts["megapixels"] = round(counts["megapixels"], 2)
+    return counts
