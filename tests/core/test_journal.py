@@ -104,7 +104,8 @@ def test_an_empty_file_is_an_empty_journal(path):
 def test_a_torn_last_line_is_cut_off(path):
     path.write_bytes(line_of(1) + line_of(2)[:-20])
     with Journal(path) as journal:
-        assert journal.known(key_of(1)) and not journal.known(key_of(2))
+        assert journal.known(key_of(1))
+        assert not journal.known(key_of(2))
         line = append(journal, 3)
     assert path.read_bytes() == line_of(1) + line
 
@@ -133,7 +134,8 @@ def test_a_broken_line_is_passed_over_and_kept(path, broken):
     path.write_bytes(line_of(1) + broken + line_of(2))
     with Journal(path) as journal:
         assert journal.num_broken_lines == 1
-        assert journal.known(key_of(1)) and journal.known(key_of(2))
+        assert journal.known(key_of(1))
+        assert journal.known(key_of(2))
         line = append(journal, 3)
     assert path.read_bytes() == line_of(1) + broken + line_of(2) + line
 
@@ -343,6 +345,12 @@ def test_no_room_for_the_missing_newline(path, monkeypatch):
     assert path.read_bytes() == line_of(1)[:-1]
 
 
+def append_slowly(journal: Journal) -> None:
+    for number in range(1000):
+        append(journal, number)
+        time.sleep(0.01)
+
+
 def fail_to_sync(_descriptor: int) -> None:
     raise OSError(errno.EIO, "Input/output error")
 
@@ -362,9 +370,7 @@ def test_a_disk_that_loses_what_it_took_is_noticed_on_the_way(path, monkeypatch)
     journal = Journal(path)
     monkeypatch.setattr(os, "fsync", fail_to_sync)
     with pytest.raises(JournalWriteError, match="Input/output error"):
-        for number in range(1000):
-            append(journal, number)
-            time.sleep(0.01)
+        append_slowly(journal)
     with pytest.raises(JournalWriteError):
         journal.close()
 

@@ -112,9 +112,7 @@ user = "列出各项。"
 aliases = ["items_CN"]
 """
 
-EVERY_STYLE = [
-    pytest.param(kind, *row, id=f"{kind}-{row[0]}") for kind, rows in PUBLISHED.items() for row in rows
-]
+EVERY_STYLE = [pytest.param(kind, *row, id=f"{kind}-{row[0]}") for kind, rows in PUBLISHED.items() for row in rows]
 EVERY_ALIAS = [
     pytest.param(kind, style, languages, alias, lang, id=f"{kind}-{alias}")
     for kind, rows in PUBLISHED.items()

@@ -1,4 +1,4 @@
-"""Files for the tests of media, written byte by byte from the formats' specifications. It knows none of our decoders."""
+"""Files for the tests of media, written byte by byte from the formats' specifications. It knows no decoder."""
 
 from __future__ import annotations
 
@@ -77,7 +77,9 @@ def tiff(
     return struct.pack("<2sHI", b"II", 42, 8 + len(body)) + body + directory + struct.pack("<I", 0)
 
 
-def pdf(*boxes: tuple[float, float], content: bytes = b"", resources: bytes = b"", extra: Sequence[bytes] = ()) -> bytes:
+def pdf(
+    *boxes: tuple[float, float], content: bytes = b"", resources: bytes = b"", extra: Sequence[bytes] = ()
+) -> bytes:
     """A PDF with a page for each (width, height) in points; `extra` objects are numbered from 4."""
     first_page = 4 + len(extra)
     kids = b" ".join(b"%d 0 R" % (first_page + number) for number in range(len(boxes)))
@@ -89,7 +91,7 @@ def pdf(*boxes: tuple[float, float], content: bytes = b"", resources: bytes = b"
         *extra,
     ]
     for width, height in boxes:
-        box = f"[0 0 {width:g} {height:g}]".encode()
+        box = f"[0 0 {width} {height}]".encode()
         objects.append(
             b"<< /Type /Page /Parent 2 0 R /MediaBox %s /Contents 3 0 R /Resources << %s >> >>" % (box, resources)
         )
@@ -97,7 +99,7 @@ def pdf(*boxes: tuple[float, float], content: bytes = b"", resources: bytes = b"
 
 
 def encrypted_pdf(*, user_password: bytes, owner_password: bytes) -> bytes:
-    """A PDF of one empty A4 page under the standard security handler, revision 2: RC4 with 40 bits (ISO 32000-1, 7.6.3).
+    """A PDF of one empty A4 page under the standard security handler, revision 2: 40-bit RC4 (ISO 32000-1, 7.6.3).
 
     It holds no string and an empty stream, so nothing but the password check depends on the key.
     """

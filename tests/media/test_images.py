@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import struct
@@ -29,7 +30,7 @@ from omnicap_cli.errors import (
 from omnicap_cli.media.decode import decode, probe
 from omnicap_cli.media.images import check_size, decode_image, fit_pixels, formats_here, header_size, to_rgb
 
-LIMIT = 1_000_000
+LIMIT = 2_000_000
 
 # EXIF 2.32, 4.6.4 A, Orientation: which side of the scene the stored row 0 and column 0 are.
 # The stored picture is `abc` over `def`; what is shown follows from that by hand.
@@ -345,8 +346,8 @@ def test_floats(tmp_path, values, shown):
 
 
 def test_lab_tiff(tmp_path):
-    # CIELab of TIFF 6.0, section 23: L* of 0..255 is 0..100, a* and b* are signed bytes. Neutral greys by the CIE's
-    # definition: L* = 128/2.55 = 50.2 is Y = ((50.2 + 16) / 116)^3 = 0.1858, in sRGB 255 * (1.055 Y^(1/2.4) - 0.055) = 119
+    # CIELab of TIFF 6.0, section 23: L* of 0..255 is 0..100, a* and b* are signed bytes. Greys by the CIE's definition:
+    # L* = 128/2.55 = 50.2 is Y = ((50.2 + 16) / 116)^3 = 0.186, and in sRGB 255 * (1.055 Y^(1/2.4) - 0.055) = 119
     data = tiff((3, 1), bytes([0, 0, 0, 128, 0, 0, 255, 0, 0]), bits=(8, 8, 8), photometric=8)
     assert near(decoded(tmp_path, data), [grey(0, 119, 255)], 2)
 
@@ -372,9 +373,7 @@ def frames():
     return [Image.new("RGB", (8, 8), color) for color in ((200, 0, 0), (0, 200, 0), (0, 0, 200))]
 
 
-@pytest.mark.parametrize(
-    ("format", "options"), [("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {}), ("TIFF", {})]
-)
+@pytest.mark.parametrize(("format", "options"), [("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {}), ("TIFF", {})])
 def test_the_first_frame(tmp_path, format, options):
     first, *others = frames()
     data = saved(first, format, save_all=True, append_images=others, **options)
@@ -420,7 +419,7 @@ def test_an_icc_profile_changes_nothing_about_decoding(tmp_path):
     assert decoded(tmp_path, data) == [[(1, 2, 3)]]
 
 
-@pytest.mark.parametrize("profile", [b"", b"x\0\0", b"x\0\0not deflated", b"x\0\0" + zlib.compress(b"no profile")])
+@pytest.mark.parametrize("profile", [b"x\0\0", b"x\0\0not deflated", b"x\0\0" + zlib.compress(b"no profile")])
 def test_a_broken_icc_profile_changes_nothing(tmp_path, profile):
     assert decoded(tmp_path, png((1, 1), [bytes([1, 2, 3])], chunks=[(b"iCCP", profile)])) == [[(1, 2, 3)]]
 
@@ -551,7 +550,7 @@ def test_a_picture_over_pillows_own_limit_is_decoded_after_raising_ours(tmp_path
     if psutil.virtual_memory().available < 4 << 30:
         pytest.skip("needs 4 GB of free memory")
     side = 13_400  # 179,560,000 pixels: Pillow raises an error from 178,956,970 on
-    row = b"\xff" * (side // 8 + 1)
+    row = b"\xff" * (side // 8)
     path = save(tmp_path, "huge.png", png((side, side), [row] * side, color_type=GREY, bit_depth=1))
     with pytest.raises(TooLargeError):
         decode_image(path, max_decode_pixels=178_956_970)
@@ -560,7 +559,8 @@ def test_a_picture_over_pillows_own_limit_is_decoded_after_raising_ours(tmp_path
     assert image.getpixel((side - 1, side - 1)) == (255, 255, 255)
 
 
-def test_a_header_tells_the_size_of_a_picture_that_a_raised_limit_lets_in(tmp_path):
+def test_a_header_tells_the_size_of_a_picture_that_a_raised_limit_lets_in(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 89_478_485)  # what Pillow starts with
     path = save(tmp_path, "huge.png", png_header(15_000, 15_000))
     item = Item(id="huge", image="huge", media=MediaRef(path=path), fingerprint="")
     assert probe(item, Settings(max_decode_pixels=300_000_000)) == (15_000, 15_000)
@@ -613,7 +613,7 @@ def test_fit_pixels_stays_in_bounds(width, height, min_pixels, max_pixels):
         assert area <= max_pixels
     if before > area:
         assert area <= before
-    # each side is the exact one, rounded down, but never 0
+    # the ratio is kept but for rounding to whole pixels
     target = max_pixels if max_pixels and before > max_pixels else min_pixels
     scale = math.sqrt(target / before)
     assert abs(fitted.width - width * scale) <= 1
@@ -664,6 +664,16 @@ WHOLE["16 bits"] = png((4, 1), [sixteen_bits(0, 1, 2, 3)], color_type=GREY, bit_
 mutations = st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), max_size=6)
 
 
+@contextlib.contextmanager
+def explained():
+    """An ItemError, if any, with a message; nothing else may be raised."""
+    try:
+        yield
+    except ItemError as error:
+        if not error.message:
+            raise
+
+
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory):
     return tmp_path_factory.mktemp("damaged") / "picture"
@@ -678,18 +688,14 @@ def test_damage_gives_pixels_or_an_item_error(scratch, format, cut, changes, at_
         if data:
             data[place % min(len(data), 64 if at_the_start else len(data))] = value
     scratch.write_bytes(data)
-    try:
+    size = None
+    with explained():
+        size = header_size(str(scratch))
+    with explained():
         image = decode_image(str(scratch), max_decode_pixels=LIMIT)
-    except ItemError as error:
-        assert error.message
-    else:
         assert image.mode == "RGB"
         assert 0 < image.width * image.height <= LIMIT
-        assert header_size(str(scratch)) == image.size
-    try:
-        header_size(str(scratch))
-    except ItemError as error:
-        assert error.message
+        assert size == image.size
 
 
 @pytest.mark.parametrize("format", WHOLE)
@@ -703,5 +709,3 @@ def test_the_undamaged_files_of_the_damage_test_are_read(scratch, format):
 def test_rgb_pictures_are_not_copied():
     image = Image.new("RGB", (2, 2))
     assert to_rgb(image) is image
-
-

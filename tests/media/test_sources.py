@@ -1,0 +1,665 @@
+"""What a user names becomes a stream of items: every picture and page once, in a stable order, nothing held back."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from media_samples import encrypted_pdf, pdf, permissions_bind, run_bound_by_permissions, solid_png
+
+from omnicap_cli.core.records import Item, MediaRef
+from omnicap_cli.media.names import path_of_shown, printable, shown_path
+from omnicap_cli.media.sources import Sources, unique_items
+
+PNG = solid_png()
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty folder that is the current one, so that ids are short."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def make(*names, data=PNG):
+    for name in names:
+        path = Path(os.fsdecode(name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def items(*inputs, stdin=None, **options):
+    return list(Sources(inputs=inputs, stdin=None if stdin is None else io.BytesIO(stdin), **options))
+
+
+def ids(*inputs, **options):
+    return [item.id for item in items(*inputs, **options)]
+
+
+def kinds(*inputs, **options):
+    """id -> kind of error or "ok"."""
+    found = items(*inputs, **options)
+    named = {item.id: item.error.kind if item.error else "ok" for item in found}
+    assert len(named) == len(found)
+    assert all(item.error is None or item.error.message for item in found)
+    return named
+
+
+def within(seconds, call):
+    """What `call` returns, if it does within `seconds`."""
+    box = []
+    thread = threading.Thread(target=lambda: box.append(call()), daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert box, "it waits"
+    return box[0]
+
+
+# --- folders
+
+
+def test_a_folder_is_walked_in_the_order_of_names(here):
+    make("p/b.png", "p/a.jpg", "p/a/z.gif", "p/a/b/c.webp", "p/c/1.tif", "p/B.bmp")
+    assert ids("p") == ["p/B.bmp", "p/a/b/c.webp", "p/a/z.gif", "p/a.jpg", "p/b.png", "p/c/1.tif"]
+
+
+def test_the_order_is_the_same_each_time_and_inputs_keep_theirs(here):
+    make("p/b.png", "p/a.png", "q/c.png")
+    assert ids("q", "p") == ["q/c.png", "p/a.png", "p/b.png"]
+    assert ids("p/b.png", "p/a.png") == ["p/b.png", "p/a.png"]
+
+
+def test_only_pictures_and_pdfs_of_a_folder_are_taken(here):
+    make("p/a.png", "p/b.PNG", "p/c.JpEg", "p/notes.txt", "p/a.png.txt", "p/png", "p/d.heic", "p/e.eps", "p/f.svg")
+    make("p/g.pdf", data=pdf((100, 100)))
+    assert ids("p") == ["p/a.png", "p/b.PNG", "p/c.JpEg", "p/d.heic", "p/g.pdf#page=1"]
+
+
+def test_hidden_files_are_taken_only_where_they_are_named(here):
+    make("p/.a.png", "p/.git/b.png", "p/c.png", "._d.png")
+    assert ids("p") == ["p/c.png"]
+    assert ids("p/.a.png", "p/.git") == ["p/.a.png", "p/.git/b.png"]
+
+
+def test_a_named_file_is_taken_whatever_its_suffix(here):
+    make("scan", "scan.dat")
+    assert kinds("scan", "scan.dat") == {"scan": "ok", "scan.dat": "ok"}
+
+
+@pytest.mark.parametrize("given", ["p", "p/", "./p", "p//", ".//p/", "p/."])
+def test_a_folder_gives_the_same_ids_however_it_is_spelled(here, given):
+    make("p/a.png")
+    assert ids(given) == ["p/a.png"]
+
+
+def test_the_current_folder(here):
+    make("a.png", "b/c.png")
+    assert ids(".") == ["a.png", "b/c.png"]
+
+
+def test_an_absolute_folder_keeps_its_path(here):
+    make("a.png")
+    assert ids(str(here)) == [f"{here}/a.png"]
+
+
+def test_an_empty_folder_gives_nothing_and_a_warning(here):
+    (here / "p").mkdir()
+    make("q/notes.txt")
+    said = []
+    assert ids("p", "q", warn=said.append) == []
+    assert len(said) == 2
+    assert "in p" in said[0]
+    assert "in q" in said[1]
+
+
+def test_linked_files_and_folders_are_followed(here):
+    make("p/a.png", "far/b.png")
+    (here / "p/far").symlink_to("../far")
+    (here / "p/link.png").symlink_to("a.png")
+    assert kinds("p") == {"p/a.png": "ok", "p/far/b.png": "ok", "p/link.png": "ok"}
+
+
+def test_dangling_and_looping_links_are_one_error_each(here):
+    make("p/good.png", "p/sub/good.png")
+    (here / "p/dangling.png").symlink_to("nowhere.png")
+    (here / "p/loop.png").symlink_to("loop.png")
+    (here / "p/one.png").symlink_to("two.png")
+    (here / "p/two.png").symlink_to("one.png")
+    (here / "p/sub/up").symlink_to("..")
+    assert kinds("p") == {
+        "p/dangling.png": "NotFoundError",
+        "p/good.png": "ok",
+        "p/loop.png": "LinkLoopError",
+        "p/one.png": "LinkLoopError",
+        "p/sub/good.png": "ok",
+        "p/sub/up": "LinkLoopError",
+        "p/two.png": "LinkLoopError",
+    }
+
+
+def test_a_folder_that_links_to_itself(here):
+    make("p/good.png")
+    (here / "p/me").symlink_to(".")
+    assert kinds("p") == {"p/good.png": "ok", "p/me": "LinkLoopError"}
+
+
+def test_two_folders_that_link_to_each_other_end(here):
+    make("p/a/1.png", "p/b/2.png")
+    (here / "p/a/b").symlink_to("../b")
+    (here / "p/b/a").symlink_to("../a")
+    found = kinds("p")
+    assert [name for name, kind in found.items() if kind == "ok"] == [
+        "p/a/1.png",
+        "p/a/b/2.png",
+        "p/b/2.png",
+        "p/b/a/1.png",
+    ]
+    assert {kind for name, kind in found.items() if name in ("p/a/b/a", "p/b/a/b")} == {"LinkLoopError"}
+    assert len(found) == 6
+
+
+def test_named_paths_that_are_not_there(here):
+    (here / "dangling").symlink_to("nowhere")
+    (here / "loop").symlink_to("loop")
+    make("file")
+    assert kinds("missing.png", "missing/", "dangling", "loop", "file/a.png") == {
+        "missing.png": "NotFoundError",
+        "missing/": "NotFoundError",
+        "dangling": "NotFoundError",
+        "loop": "LinkLoopError",
+        "file/a.png": "AccessError",
+    }
+
+
+def test_a_name_longer_than_the_system_takes_is_an_error_of_its_own(here):
+    make("a.png")
+    assert list(kinds("x" * 300 + ".png", "a.png").values()) == ["AccessError", "ok"]
+
+
+def test_an_empty_file_is_an_error(here):
+    make("p/a.png")
+    make("p/b.png", "p/c.pdf", data=b"")
+    assert kinds("p") == {"p/a.png": "ok", "p/b.png": "EmptyFileError", "p/c.pdf": "EmptyFileError"}
+
+
+@pytest.mark.parametrize("fingerprint", ["stat", "content"])
+def test_a_fifo_is_not_opened(here, fingerprint):
+    make("p/a.png")
+    os.mkfifo("p/pipe.png")
+    os.mkfifo("p/pipe.pdf")
+    found = within(30, lambda: kinds("p", "p/pipe.png", fingerprint=fingerprint))
+    assert found == {"p/a.png": "ok", "p/pipe.pdf": "AccessError", "p/pipe.png": "AccessError"}
+
+
+def test_a_device_is_not_read(here):
+    assert within(30, lambda: kinds("/dev/zero", fingerprint="content")) == {"/dev/zero": "AccessError"}
+
+
+LIST_KINDS = """
+import json, sys
+from omnicap_cli.media.sources import Sources
+*inputs, fingerprint = sys.argv[1:]
+found = Sources(inputs=tuple(inputs), fingerprint=fingerprint)
+print(json.dumps([[item.id, item.error.kind if item.error else "ok"] for item in found]))
+"""
+
+
+@pytest.mark.parametrize(("fingerprint", "locked_file"), [("stat", "ok"), ("content", "AccessError")])
+def test_what_may_not_be_read_is_an_error(here, fingerprint, locked_file):
+    if not permissions_bind(str(here)):
+        pytest.skip("root passes over permissions here, and may not give that up")
+    make("p/a.png", "p/locked.png", "p/shut/b.png", "p/listed/c.png")
+    make("p/locked.pdf", data=pdf((10, 10)))
+    os.chmod("p/locked.png", 0)
+    os.chmod("p/locked.pdf", 0)
+    os.chmod("p/shut", 0)
+    os.chmod("p/listed", 0o444)  # its names may be read, but no file in it
+    done = run_bound_by_permissions(LIST_KINDS, str(here / "p"), fingerprint)
+    os.chmod("p/shut", 0o700)
+    os.chmod("p/listed", 0o700)
+    assert done.returncode == 0, done.stderr
+    assert {os.path.relpath(name, here): kind for name, kind in json.loads(done.stdout)} == {
+        "p/a.png": "ok",
+        "p/listed/c.png": "AccessError",
+        "p/locked.pdf": "AccessError",
+        "p/locked.png": locked_file,  # whether it can be read is seen by who reads it
+        "p/shut": "AccessError",
+    }
+
+
+# --- globs
+
+
+def test_a_quoted_glob(here):
+    make("b.png", "a.png", "c.jpg", "sub/d.png", ".e.png")
+    assert ids("*.png") == ["a.png", "b.png"]
+    assert ids("?.*") == ["a.png", "b.png", "c.jpg"]
+    assert ids("[bc].*") == ["b.png", "c.jpg"]
+
+
+def test_a_recursive_glob(here):
+    make("b.png", "s/a.png", "s/t/c.png", "s/t/d.jpg")
+    assert ids("**/*.png") == ["b.png", "s/a.png", "s/t/c.png"]
+
+
+def test_a_glob_that_matches_a_folder_takes_what_is_in_it(here):
+    make("p1/a.png", "p2/b.png", "q/c.png")
+    assert ids("p*") == ["p1/a.png", "p2/b.png"]
+
+
+def test_a_glob_that_matches_nothing_warns(here):
+    said = []
+    assert ids("*.png", "**/x\n*.jpg", warn=said.append) == []
+    assert len(said) == 2
+    assert "*.png" in said[0]
+    assert "\n" not in said[1]
+
+
+def test_a_file_whose_name_looks_like_a_glob_is_that_file(here):
+    make("a[1].png", "a1.png", "*.png", "what?.png")
+    assert ids("a[1].png") == ["a[1].png"]
+    assert ids("*.png") == ["*.png"]
+    assert ids("what?.png") == ["what?.png"]
+
+
+def test_a_glob_meets_broken_links(here):
+    make("a.png")
+    (here / "b.png").symlink_to("nowhere")
+    assert kinds("*.png") == {"a.png": "ok", "b.png": "NotFoundError"}
+
+
+# --- PDFs
+
+
+def test_a_pdf_is_an_item_for_each_page(here):
+    make("p/doc.pdf", "p/Other.PDF", data=pdf((100, 100), (200, 100), (100, 200)))
+    found = items("p/doc.pdf")
+    assert [item.id for item in found] == ["p/doc.pdf#page=1", "p/doc.pdf#page=2", "p/doc.pdf#page=3"]
+    assert [item.media for item in found] == [MediaRef(path="p/doc.pdf", page=page) for page in (1, 2, 3)]
+    assert {item.image for item in found} == {"p/doc.pdf"}
+    assert len({item.fingerprint for item in found}) == 1
+    assert ids("p/Other.PDF")[2] == "p/Other.PDF#page=3"
+
+
+def test_a_pdf_that_cant_be_opened_is_one_error(here):
+    make("damaged.pdf", data=b"%PDF-1.4\nnothing else")
+    make("letter.pdf", data=b"Dear reader")
+    make("locked.pdf", data=encrypted_pdf(user_password=b"secret", owner_password=b"owner"))
+    assert kinds(".") == {
+        "damaged.pdf": "DecodeError",
+        "letter.pdf": "UnsupportedError",
+        "locked.pdf": "EncryptedError",
+    }
+
+
+def test_a_pdf_of_a_thousand_pages_comes_page_by_page(here):
+    make("long.pdf", data=pdf(*[(10, 10)] * 1000))
+    found = ids("long.pdf")
+    assert (found[0], found[-1], len(found)) == ("long.pdf#page=1", "long.pdf#page=1000", 1000)
+
+
+# --- stdin
+
+
+def test_paths_on_stdin(here):
+    make("b.png", "a.png", "p/c.png")
+    assert ids("-", stdin=b"b.png\na.png\np\n") == ["b.png", "a.png", "p/c.png"]
+
+
+@pytest.mark.parametrize("text", [b"a.png\n\n\nb.png", b"\na.png\nb.png\n", b"a.png\r\nb.png\r\n", b"a.png\r\nb.png\r"])
+def test_empty_lines_and_line_ends_of_stdin(here, text):
+    make("a.png", "b.png")
+    assert kinds("-", stdin=text) == {"a.png": "ok", "b.png": "ok"}
+
+
+def test_empty_lines_of_another_system_are_empty(here):
+    make("a.png")
+    assert kinds("-", stdin=b"a.png\r\n\r\n\r\n") == {"a.png": "ok"}
+
+
+def test_a_name_that_ends_in_a_carriage_return_is_found(here):
+    make("a.png\r", "b.png")
+    assert ids("-", stdin=b"a.png\r\nb.png\n") == ["a.png\r", "b.png"]
+
+
+def test_nul_separated_names_may_hold_line_breaks(here):
+    make("a\nb.png", "c.png", " d.png", "e.png ")
+    found = ids("-", stdin=b"a\nb.png\0c.png\0 d.png\0e.png \0", null=True)
+    assert found == ["a\nb.png", "c.png", " d.png", "e.png "]
+
+
+def test_spaces_around_a_line_belong_to_the_name(here):
+    make(" a.png", "b.png ")
+    assert kinds("-", stdin=b" a.png\nb.png \n") == {" a.png": "ok", "b.png ": "ok"}
+
+
+def test_an_empty_stdin_gives_nothing():
+    assert items("-", stdin=b"") == []
+    assert items("-", stdin=b"\n\n") == []
+
+
+def test_a_glob_on_stdin_is_a_name(here):
+    make("a.png")
+    assert kinds("-", stdin=b"*.png\n") == {"*.png": "NotFoundError"}
+
+
+def test_stdin_stands_where_it_is_named(here):
+    make("a.png", "b.png", "c.png")
+    assert ids("c.png", "-", "a.png", stdin=b"b.png\n") == ["c.png", "b.png", "a.png"]
+
+
+def test_jsonl_with_ids_and_other_columns(here):
+    make("a.png", "b.png", "c.png")
+    text = b"""{"image": "a.png", "id": "first", "title": "A", "tags": [1, 2]}
+{"image": "b.png"}
+{"id": 7, "image": "./c.png"}
+"""
+    found = items("-", stdin=text)
+    assert [(item.id, item.image, dict(item.meta)) for item in found] == [
+        ("first", "a.png", {"title": "A", "tags": [1, 2]}),
+        ("b.png", "b.png", {}),
+        ("7", "c.png", {}),
+    ]
+    assert [item.error for item in found] == [None] * 3
+
+
+def test_jsonl_with_the_column_that_was_named(here):
+    make("a.png")
+    found = items("-", stdin=b'{"image": 3, "file": "a.png"}\n', image_key="file")
+    assert [(item.id, dict(item.meta)) for item in found] == [("a.png", {"image": 3})]
+
+
+def test_jsonl_with_crlf(here):
+    make("a.png")
+    assert kinds("-", stdin=b'{"image": "a.png"}\r\n') == {"a.png": "ok"}
+
+
+def test_jsonl_that_names_a_pdf_gives_its_pages_the_id(here):
+    make("a.pdf", data=pdf((10, 10), (10, 10)))
+    found = items("-", stdin=b'{"image": "a.pdf", "id": "doc", "year": 1999}\n')
+    assert [(item.id, item.media.page, dict(item.meta)) for item in found] == [
+        ("doc#page=1", 1, {"year": 1999}),
+        ("doc#page=2", 2, {"year": 1999}),
+    ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"image": "a.png"',
+        b'{"picture": "a.png"}',
+        b'{"image": 3}',
+        b'{"image": null}',
+        b'{"image": ["a.png"]}',
+        b"{a.png}",
+        b'{"image": "\xff.png"}',
+        b'{"image": "\\ud800.png"}',
+        b"{}",
+    ],
+)
+def test_a_broken_line_is_one_manifest_error(here, line):
+    make("a.png", "b.png")
+    found = items("-", stdin=b'{"image": "a.png"}\n' + line + b'\n{"image": "b.png"}\n')
+    assert [item.error and item.error.kind for item in found] == [None, "ManifestError", None]
+    assert found[1].error.message
+    assert found[1].id.encode()
+
+
+def test_the_message_of_a_missing_column_names_it_and_the_option(here):
+    message = items("-", stdin=b'{"picture": "a.png"}\n')[0].error.message
+    assert "'image'" in message
+    assert "--image-key" in message
+
+
+def test_a_missing_file_of_jsonl_keeps_its_id_and_columns(here):
+    found = items("-", stdin=b'{"image": "gone.png", "id": "x", "title": "T"}\n')
+    assert [(item.id, item.error.kind, dict(item.meta)) for item in found] == [("x", "NotFoundError", {"title": "T"})]
+
+
+def test_a_name_with_nul_in_jsonl_is_an_error_of_the_item(here):
+    make("a.png")
+    found = items("-", stdin=b'{"image": "x\\u0000.png"}\n{"image": "a.png"}\n')
+    assert [item.error is None for item in found] == [False, True]
+
+
+def test_a_file_whose_name_begins_with_a_brace(here):
+    make("{a}.png")
+    assert kinds("-", stdin=b"{a}.png\n") == {"{a}.png": "ok"}
+
+
+def test_two_broken_lines_that_begin_alike_are_two_errors(here):
+    long = b'{"prompt": "' + b"x" * 300
+    assert len(items("-", stdin=long + b"1\n" + long + b"2\n")) == 2
+
+
+# --- names
+
+ODD = b"caf\xe9.png"  # Latin-1
+ODD_PERCENT = b"100%\xe9.png"
+
+
+def test_names_that_are_not_utf8_are_percent_encoded_and_lead_back(here):
+    make(ODD, ODD_PERCENT, b"d\xff/\xfe.png", "plain 100%.png", "naïve.png")
+    found = items(".")
+    assert sorted(item.id for item in found) == [
+        "100%25%E9.png",
+        "caf%E9.png",
+        "d%FF/%FE.png",
+        "naïve.png",
+        "plain 100%.png",
+    ]
+    assert all(item.error is None for item in found)
+    for item in found:
+        item.id.encode()
+        item.image.encode()
+        if os.fsencode(item.media.path) != item.media.path.encode("utf-8", "replace"):
+            assert os.path.samefile(path_of_shown(item.id), item.media.path)
+
+
+def test_names_that_are_not_utf8_on_stdin_and_as_arguments(here):
+    make(ODD)
+    assert kinds("-", stdin=ODD + b"\n") == {"caf%E9.png": "ok"}
+    assert kinds(os.fsdecode(ODD)) == {"caf%E9.png": "ok"}
+
+
+def test_a_pdf_whose_name_is_not_utf8(here):
+    make(b"caf\xe9.pdf", data=pdf((10, 10), (10, 10)))
+    assert kinds(".") == {"caf%E9.pdf#page=1": "ok", "caf%E9.pdf#page=2": "ok"}
+
+
+def test_names_with_line_breaks_and_control_characters_are_kept(here):
+    make("a\nb.png", "tab\t.png", "esc\x1b[31m.png")
+    assert sorted(ids(".")) == ["a\nb.png", "esc\x1b[31m.png", "tab\t.png"]
+    assert printable("a\nb\x1b[31m") == r"a\nb\x1b[31m"
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("./a//b.png", "a/b.png"),
+        (".//a/./b.png", "a/b.png"),
+        ("././././b.png", "b.png"),
+        ("a/././/b.png", "a/b.png"),
+        ("../a.png", "../a.png"),  # .. is not resolved: with links it may lead elsewhere
+        ("a/../b.png", "a/../b.png"),
+        ("/a//b.png", "/a/b.png"),
+        ("a.png/", "a.png/"),
+        (".hidden/b.png", ".hidden/b.png"),
+        ("a./b.png", "a./b.png"),
+        ("...png", "...png"),
+    ],
+)
+def test_paths_are_shown_without_empty_steps(path, shown):
+    assert shown_path(path) == shown
+
+
+names = st.binary(min_size=1, max_size=12).filter(lambda name: b"\0" not in name and b"/" not in name)
+
+
+@given(names)
+def test_every_name_is_shown_as_utf8_and_a_percent_encoded_one_leads_back(name):
+    path = "p/" + os.fsdecode(name)
+    shown = shown_path(path)
+    shown.encode()
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        assert os.fsencode(path_of_shown(shown)) == b"p/" + name
+    else:
+        assert shown.encode() == b"p/" + name or name in (b".",)
+
+
+# --- duplicates
+
+
+def test_an_item_given_twice_comes_once(here):
+    make("p/a.png", "p/b.png")
+    assert ids("p/b.png", "p", "p/a.png", "p/*.png") == ["p/b.png", "p/a.png"]
+
+
+@pytest.mark.parametrize("again", ["./p/a.png", "p//a.png", "./p", "p/"])
+def test_an_item_given_again_in_another_spelling_is_no_other_item(here, again):
+    make("p/a.png")
+    assert kinds("p/a.png", again) == {"p/a.png": "ok"}
+
+
+def test_two_pictures_with_one_id_are_an_error_of_the_second(here):
+    make("a.png", "b.png")
+    found = items("-", stdin=b'{"image": "a.png", "id": "x"}\n{"image": "b.png", "id": "x"}\n')
+    assert [(item.id, item.media.path, item.error and item.error.kind) for item in found] == [
+        ("x", "a.png", None),
+        ("x", "b.png", "DuplicateIdError"),
+    ]
+
+
+def test_a_name_that_reads_like_a_percent_encoded_one(here):
+    make(b"caf\xe9.png", "caf%E9.png")
+    found = items(".")
+    assert [item.id for item in found] == ["caf%E9.png"] * 2
+    assert [item.error and item.error.kind for item in found] == [None, "DuplicateIdError"]
+
+
+def test_unique_items_keeps_the_first_and_its_order():
+    def item(name, path, page=None):
+        return Item(id=name, image=path, media=MediaRef(path=path, page=page), fingerprint="f")
+
+    given = [item("b", "b"), item("a", "a"), item("b", "b"), item("d#page=1", "d", 1), item("d#page=1", "d", 2)]
+    found = list(unique_items(given))
+    assert [(each.id, each.error and each.error.kind) for each in found] == [
+        ("b", None),
+        ("a", None),
+        ("d#page=1", None),
+        ("d#page=1", "DuplicateIdError"),
+    ]
+
+
+# --- fingerprints
+
+
+def fingerprint(kind, name="a.png"):
+    (item,) = items(name, fingerprint=kind)
+    return item.fingerprint
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.pdf"])
+def test_the_stat_fingerprint_is_of_size_and_time(here, name):
+    make(name, data=PNG if name == "a.png" else pdf((10, 10)))
+    os.utime(name, ns=(1, 1_000_000_001))
+    before = fingerprint("stat", name)
+    assert fingerprint("stat", name) == before
+    os.utime(name, ns=(5, 1_000_000_001))  # reading it changes nothing
+    assert fingerprint("stat", name) == before
+    os.utime(name, ns=(1, 1_000_000_002))
+    assert fingerprint("stat", name) != before
+    os.utime(name, ns=(1, 1_000_000_001))
+    with open(name, "ab") as file:
+        file.write(b"\n")
+    os.utime(name, ns=(1, 1_000_000_001))
+    assert fingerprint("stat", name) != before
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.pdf"])
+def test_the_content_fingerprint_is_of_the_bytes(here, name):
+    data = PNG if name == "a.png" else pdf((10, 10))
+    make(name, data=data)
+    os.utime(name, ns=(1, 1))
+    before, stat_before = fingerprint("content", name), fingerprint("stat", name)
+    os.utime(name, ns=(2, 2))
+    assert fingerprint("content", name) == before
+    make(name, data=data[:-1] + bytes([data[-1] ^ 1]))
+    os.utime(name, ns=(1, 1))
+    assert fingerprint("stat", name) == stat_before
+    assert fingerprint("content", name) != before
+
+
+def test_the_content_fingerprint_is_the_same_under_another_name(here):
+    make("a.png", "b.png")
+    assert fingerprint("content", "a.png") == fingerprint("content", "b.png")
+
+
+def test_a_big_file_is_hashed_whole(here):
+    make("a.png", data=PNG + b"\0" * (3 << 20))
+    before = fingerprint("content")
+    make("a.png", data=PNG + b"\0" * ((3 << 20) - 1) + b"\1")
+    assert fingerprint("content") != before
+
+
+# --- laziness
+
+
+def test_the_first_item_of_a_tree_comes_without_listing_the_rest(here, monkeypatch):
+    make("p/a/1.png", "p/a/2.png", "p/b/3.png", "p/c/d/4.png")
+    listed = []
+    scandir = os.scandir
+
+    def counting(path):
+        listed.append(os.path.relpath(path, "p"))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", counting)
+    found = iter(Sources(inputs=("p",)))
+    assert next(found).id == "p/a/1.png"
+    assert listed == [".", "a"]
+    assert [item.id for item in found] == ["p/a/2.png", "p/b/3.png", "p/c/d/4.png"]
+    assert listed == [".", "a", "b", "c", "c/d"]
+
+
+def test_a_later_input_is_not_touched_before_its_turn(here):
+    make("a.png")
+    found = iter(Sources(inputs=("a.png", "b.png")))
+    assert next(found).id == "a.png"
+    make("b.png")
+    assert next(found).error is None
+
+
+@pytest.mark.parametrize(("end", "null"), [(b"\n", False), (b"\r\n", False), (b"\0", True)])
+def test_a_slow_pipe_gives_each_item_as_its_line_comes(here, end, null):
+    make("a.png", "b.png", "c.png")
+    read_end, write_end = os.pipe()
+    with os.fdopen(read_end, "rb") as stdin, contextlib.closing(os.fdopen(write_end, "wb", 0)) as pipe:
+        found = iter(Sources(inputs=("-",), stdin=stdin, null=null))
+        pipe.write(b"a.png" + end)
+        assert within(30, lambda: next(found).id) == "a.png"
+        pipe.write(b"b.p")  # half a line is no item yet
+        pipe.write(b"ng" + end + b"c.png")
+        assert within(30, lambda: next(found).id) == "b.png"
+        pipe.close()
+        assert within(30, lambda: [item.id for item in found]) == ["c.png"]
+
+
+def test_a_long_stream_of_lines(here):
+    make("a.png", "b.png")
+    lines = b"".join(b"%s/%d.png\n" % (b"x" * 100, number) for number in range(30_000))
+    found = Sources(inputs=("-",), stdin=io.BytesIO(b"a.png\n" + lines + b"b.png"))
+    count = last = 0
+    for count, last in enumerate(found, start=1):  # noqa: B007
+        pass
+    assert count == 30_002
+    assert last.id == "b.png"
