@@ -33,12 +33,16 @@ class WorkerPool:
 
     def __init__(self, target: str, config: Any, *, num_workers: int) -> None:
         self._target, self._config, self._num_workers = target, config, num_workers
-        self._todo: queue.Queue[Task | None] = queue.Queue(2 * num_workers)
-        self._done: queue.SimpleQueue[Result | BaseException | None] = queue.SimpleQueue()
-        self._idle = threading.Semaphore(0)
+        self._begin()
+        self._lock = threading.Lock()  # around the two that follow
         self._workers: list[_Worker] = []
         self._spare: _Worker | None = None
         self._closing = False
+
+    def _begin(self) -> None:
+        self._todo: queue.Queue[Task | None] = queue.Queue(2 * self._num_workers)
+        self._done: queue.SimpleQueue[Result | BaseException | None] = queue.SimpleQueue()
+        self._idle = threading.Semaphore(0)  # counts the processes that wait for a task
 
     def warm_up(self) -> None:
         """Start the first process now."""
@@ -46,6 +50,7 @@ class WorkerPool:
 
     def run(self, requests: Iterable[Request | Idle], stop: threading.Event) -> Iterator[Result]:
         """See `Engine.run`. One call at a time."""
+        self._begin()
         threads = [threading.Thread(target=self._feed, args=(requests, stop), daemon=True)]
         threads += [threading.Thread(target=self._serve, args=(stop,), daemon=True) for _ in range(self._num_workers)]
         for thread in threads:
@@ -172,12 +177,16 @@ class WorkerPool:
             raise EngineError(f"a process of the engine died while it loaded the model ({worker.death()})")
 
     def _take_spare(self) -> _Worker | None:
-        spare, self._spare = self._spare, None
+        with self._lock:
+            spare, self._spare = self._spare, None
         return spare
 
     def _start(self) -> _Worker:
         worker = _Worker(self._target, self._config)
-        self._workers = [other for other in self._workers if other.alive] + [worker]
+        with self._lock:
+            self._workers = [other for other in self._workers if other.alive] + [worker]
+        if self._closing:  # by a kill that did not see this one yet
+            worker.kill()
         return worker
 
 

@@ -43,7 +43,7 @@ def probe(item: Item, settings: Settings) -> images.Size:
         raise item.error
     media = item.media
     if media.page is None:
-        return images.header_size(media.path)
+        return images.header_size(media.path, max_decode_pixels=settings.max_decode_pixels)
     return pdf.page_size(media.path, media.page, dpi=settings.dpi)
 
 
@@ -54,30 +54,20 @@ def decode_ahead(
 
     An ItemError takes the place of the pixels; whatever else the source or the decoder raises is raised here.
     """
-    ahead: queue.Queue[tuple[T, Pixels | ItemError] | BaseException | None] = queue.Queue(max(1, look_ahead))
+    ahead: queue.SimpleQueue[tuple[T, Pixels | ItemError] | BaseException | None] = queue.SimpleQueue()
+    room = threading.Semaphore(look_ahead + 1)
     abandoned = threading.Event()
-
-    def put(entry: tuple[T, Pixels | ItemError] | BaseException | None) -> None:
-        while not abandoned.is_set():
-            try:
-                ahead.put(entry, timeout=0.5)
-            except queue.Full:
-                continue
-            break
 
     def work() -> None:
         try:
             for element in source:
-                try:
-                    pixels: Pixels | ItemError = decoder(element)
-                except ItemError as error:
-                    pixels = error
-                put((element, pixels))
-                if abandoned.is_set():
-                    return
-            put(None)
+                while not room.acquire(timeout=0.5):
+                    if abandoned.is_set():
+                        return
+                ahead.put((element, _decoded(element, decoder)))
+            ahead.put(None)
         except BaseException as error:  # noqa: BLE001  handed to the consumer, who raises it
-            put(error)
+            ahead.put(error)
 
     threading.Thread(target=work, name="decode-ahead", daemon=True).start()
     try:
@@ -85,5 +75,14 @@ def decode_ahead(
             if isinstance(entry, BaseException):
                 raise entry
             yield entry
+            del entry  # the pixels, before the next are waited for
+            room.release()
     finally:
         abandoned.set()
+
+
+def _decoded(element: T, decoder: Callable[[T], Pixels]) -> Pixels | ItemError:
+    try:
+        return decoder(element)
+    except ItemError as error:
+        return error

@@ -5,14 +5,16 @@ from __future__ import annotations
 import codecs
 import contextlib
 import functools
+import math
 import struct
 import warnings
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
+from omnicap_cli.core.records import Settings
 from omnicap_cli.errors import DecodeError, EmptyFileError, ItemError, TooLargeError, UnsupportedError
 from omnicap_cli.media.access import unreadable
 
@@ -21,7 +23,10 @@ FORMATS: Final = (
     *("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "ICO", "ICNS", "JPEG2000"),
     *("TGA", "PCX", "SGI", "QOI", "AVIF", "HEIF"),
 )
+_RAISE_LIMIT: Final = "if it is meant to be that large, raise --max-decode-pixels and pass --retry-failed"
 _TURNED: Final = frozenset((5, 6, 7, 8))  # EXIF orientations that swap width and height
+DEFAULT_MAX_DECODE_PIXELS: Final = Settings().max_decode_pixels
+_PHOTOMETRIC: Final = 262  # the TIFF tag that says whether zero is black
 _CORRUPT: Final = (  # what Pillow was seen to raise on damaged files
     *(
         OSError,
@@ -46,14 +51,15 @@ class Size(NamedTuple):
     height: int
 
 
-def header_size(path: str) -> Size:
+def header_size(path: str, *, max_decode_pixels: int | None = None) -> Size:
     """The size of an image file, read from its header alone.
 
     Raises an ItemError where the file is missing, unreadable, empty, damaged or not an image.
     """
-    with _opened(path) as image:
+    with _opened(path, max_decode_pixels) as image:
         width, height = image.size
-        return Size(height, width) if _orientation(image) in _TURNED else Size(width, height)
+        turned = image.format != "TIFF" and _orientation(image) in _TURNED  # Pillow's size of a TIFF is turned already
+        return Size(height, width) if turned else Size(width, height)
 
 
 def decode_image(path: str, *, max_decode_pixels: int) -> Image.Image:
@@ -61,12 +67,11 @@ def decode_image(path: str, *, max_decode_pixels: int) -> Image.Image:
 
     Raises TooLargeError before decoding if there are more than `max_decode_pixels`, or another ItemError.
     """
-    Image.MAX_IMAGE_PIXELS = max_decode_pixels  # Pillow's own guard stays on, at the same limit
-    with _opened(path) as image:
+    with _opened(path, max_decode_pixels) as image:
         check_size(*image.size, max_decode_pixels=max_decode_pixels)
         try:
             image.load()
-            return to_rgb(_upright(image))
+            return to_rgb(_upright(_black_is_zero(image)))
         except _CORRUPT as error:
             raise DecodeError(f"damaged {image.format} file: {error}") from error
 
@@ -74,17 +79,14 @@ def decode_image(path: str, *, max_decode_pixels: int) -> Image.Image:
 def check_size(width: int, height: int, *, max_decode_pixels: int) -> None:
     """Raise TooLargeError if width times height is over the limit, or UnsupportedError if there are none."""
     if width * height > max_decode_pixels:
-        raise TooLargeError(
-            f"{width}x{height} pixels are more than the limit of {max_decode_pixels:,};"
-            " if it is meant to be that large, raise --max-decode-pixels and pass --retry-failed"
-        )
+        raise TooLargeError(f"{width}x{height} pixels are more than the limit of {max_decode_pixels:,}; {_RAISE_LIMIT}")
     if width < 1 or height < 1:
         raise UnsupportedError("the picture has no pixels")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any Pillow mode as 8-bit RGB; what is transparent becomes white."""
-    if image.mode == "RGB":
+    if image.mode == "RGB" and not image.has_transparency_data:
         return image
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
@@ -106,18 +108,21 @@ def fit_pixels(image: Image.Image, *, min_pixels: int | None, max_pixels: int | 
     if target == area:
         return image
     scale = (target / area) ** 0.5
-    size = (max(1, int(image.width * scale)), max(1, int(image.height * scale)))
+    rounded = math.ceil if scale > 1 else math.floor
+    size = (max(1, rounded(image.width * scale)), max(1, rounded(image.height * scale)))
     return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[Image.Image]:
-    """The header of an image file read, its pixels not yet."""
+def _opened(path: str, max_decode_pixels: int | None) -> Iterator[Image.Image]:
+    """The header of an image file read, its pixels not yet. Pillow's own guard stays on, at twice our limit."""
+    Image.MAX_IMAGE_PIXELS = max_decode_pixels or DEFAULT_MAX_DECODE_PIXELS
     try:
         with open(path, "rb") as file, Image.open(file, formats=formats_here()) as image:
             yield image
     except Image.DecompressionBombError as error:
-        raise TooLargeError(f"more than twice the pixels that --max-decode-pixels allows: {error}") from error
+        limit = f"more than twice the limit of {Image.MAX_IMAGE_PIXELS:,} pixels; {_RAISE_LIMIT}"
+        raise TooLargeError(limit) from error
     except UnidentifiedImageError as error:
         raise _unidentified(path) from error
     except _CORRUPT as error:
@@ -146,6 +151,14 @@ def _orientation(image: Image.Image) -> int | None:
         value = image.getexif().get(ExifTags.Base.Orientation)
         return value if isinstance(value, int) else None
     return None
+
+
+def _black_is_zero(image: Image.Image) -> Image.Image:
+    """A 16-bit grey TIFF may count from white, which Pillow minds in 8 bits only."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.mode.startswith("I;16"):
+        if image.tag_v2.get(_PHOTOMETRIC) == 0:
+            return Image.fromarray(np.uint16(65535) - np.asarray(image, dtype=np.uint16))
+    return image
 
 
 def _upright(image: Image.Image) -> Image.Image:

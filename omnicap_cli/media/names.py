@@ -16,15 +16,20 @@ def shown_path(path: str) -> str:
 
     In a percent-encoded name every `%` is encoded too, so `path_of_shown` finds the bytes again.
     """
-    path = _DOT_STEPS.sub("", path)
-    while path.startswith("./"):
-        path = path[2:].lstrip("/")
-    path = path.replace(os.sep, "/") if os.sep != "/" else path
+    path = plain_path(path)
     try:
         path.encode()
     except UnicodeEncodeError:
         return quote_from_bytes(os.fsencode(path), safe=_SAFE)
     return path
+
+
+def plain_path(path: str) -> str:
+    """`path` without `./` and doubled slashes, with `/` between folders. Two spellings of one path become one."""
+    path = _DOT_STEPS.sub("", path)
+    while path.startswith("./"):
+        path = path[2:].lstrip("/")
+    return path.replace(os.sep, "/") if os.sep != "/" else path
 
 
 def path_of_shown(shown: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import mmap
 import threading
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Final
@@ -44,7 +45,7 @@ def decode_page(path: str, page: int, *, dpi: int, max_decode_pixels: int) -> Im
         check_size(*_pixel_size(sheet, dpi), max_decode_pixels=max_decode_pixels)
         try:
             # a picture in the page's own colours is smaller, but only RGB is the same for every page
-            return to_rgb(sheet.render(scale=dpi / _POINTS_PER_INCH, rev_byteorder=True).to_pil())
+            return to_rgb(sheet.render(scale=_scale(dpi), rev_byteorder=True).to_pil())
         except (pypdfium2.PdfiumError, ValueError, MemoryError) as error:
             raise DecodeError(f"page {page} can't be rendered: {error}") from error
 
@@ -67,12 +68,13 @@ def _document(file: BinaryIO) -> Any:
 
 
 def _refused(file: BinaryIO, error: Exception) -> ItemError:
-    if "password" in str(error).lower():
-        return EncryptedError("the PDF asks for a password; save it without one")
-    file.seek(0)
-    if b"%PDF-" not in file.read(1024):
-        return UnsupportedError("not a PDF, whatever its name says")
-    return DecodeError(f"damaged PDF: {error}")
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content.find(b"%PDF-", 0, 1024) < 0:
+            return UnsupportedError("not a PDF, whatever its name says")
+        # PDFium has no word for a PDF without pages, and then repeats its last one about another file
+        if "password" in str(error).lower() and content.find(b"/Encrypt") >= 0:
+            return EncryptedError("the PDF asks for a password; save it without one")
+    return DecodeError("a damaged PDF, or one without pages")
 
 
 def _page(document: Any, page: int) -> Any:
@@ -83,5 +85,10 @@ def _page(document: Any, page: int) -> Any:
 
 
 def _pixel_size(sheet: Any, dpi: int) -> Size:
-    width, height = (side * dpi / _POINTS_PER_INCH for side in sheet.get_size())
-    return Size(math.ceil(width), math.ceil(height))
+    width, height = (math.ceil(side * _scale(dpi)) for side in sheet.get_size())
+    return Size(width, height)
+
+
+def _scale(dpi: int) -> float:
+    """Pixels per point; a hair less, so that sides which come out whole are not rounded up to one pixel more."""
+    return dpi / _POINTS_PER_INCH * (1 - 1e-9)

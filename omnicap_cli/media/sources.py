@@ -11,7 +11,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO, Final, Literal
 
 import orjson
@@ -27,7 +27,7 @@ from omnicap_cli.errors import (
     ManifestError,
 )
 from omnicap_cli.media.access import unreadable
-from omnicap_cli.media.names import printable, shown_path
+from omnicap_cli.media.names import plain_path, printable, shown_path
 
 Fingerprint = Literal["stat", "content"]
 IMAGE_SUFFIXES: Final = frozenset(
@@ -39,6 +39,7 @@ IMAGE_SUFFIXES: Final = frozenset(
 )
 PDF_SUFFIX: Final = ".pdf"
 _BLOCK_BYTES: Final = 1 << 20
+_EXCERPT_BYTES: Final = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +83,8 @@ class Sources:
             if line.startswith("{") and not os.path.lexists(line):
                 yield from self._manifest_items(raw)
             elif line.endswith("\r") and not os.path.lexists(line):
-                yield from self._path_items(line[:-1])
+                if line != "\r":
+                    yield from self._path_items(line[:-1])
             else:
                 yield from self._path_items(line)
 
@@ -94,10 +96,10 @@ class Sources:
             if not isinstance(path, str):
                 raise TypeError(f"{self.image_key} is not a string")
         except (orjson.JSONDecodeError, TypeError) as error:
-            yield _broken(os.fsdecode(raw[:200]), ManifestError(f"neither a path nor a JSON object: {error}"))
+            yield _broken(_excerpt(raw), ManifestError(f"neither a path nor a JSON object: {error}"))
         except KeyError:
             hint = f"the line has no {self.image_key!r}; name the column with --image-key"
-            yield _broken(os.fsdecode(raw[:200]), ManifestError(hint))
+            yield _broken(_excerpt(raw), ManifestError(hint))
         else:
             own_id = row.pop("id", None)
             yield from self._path_items(path, own_id=None if own_id is None else str(own_id), meta=row)
@@ -165,17 +167,19 @@ class Sources:
 
 
 def unique_items(items: Iterable[Item]) -> Iterator[Item]:
-    """Each id once: an item given again is dropped, another item with the same id becomes an error."""
+    """Each id once: an item given again is dropped, every other item with the same id becomes an error."""
     seen = KeyIndex()
     for item in items:
-        key = _digest(item.id)
-        what = int.from_bytes(_digest(f"{item.media.path}\0{item.media.page}")[:7], "big")
-        earlier = seen.get(key)
-        if earlier is None:
-            seen.set(key, what)
+        name = _digest(item.id)
+        media = _digest(f"{plain_path(item.media.path)}\0{item.media.page}")
+        what = int.from_bytes(media[:7], "big")
+        if seen.get(name) is None:
+            seen.set(name, what)
             yield item
-        elif earlier != what:
-            yield _broken(item.media.path, DuplicateIdError("another item has the same id"), own_id=item.id)
+        elif seen.get(name) != what and seen.get(both := _digest(f"{item.id}\0{what}")) is None:
+            seen.set(both, what)
+            error = DuplicateIdError("another item has the same id")
+            yield replace(item, fingerprint=f"{error.kind}:{what}", error=error)
 
 
 def _item(
@@ -201,6 +205,13 @@ def _item(
 
 def _broken(path: str, error: ItemError, *, own_id: str | None = None, meta: Mapping[str, Any] | None = None) -> Item:
     return _item(path, fingerprint=error.kind, own_id=own_id, meta=meta, error=error)
+
+
+def _excerpt(raw: bytes) -> str:
+    """A line that names no item, short enough for an id; where it is cut, a digest keeps it apart from others."""
+    if len(raw) <= _EXCERPT_BYTES:
+        return os.fsdecode(raw)
+    return f"{os.fsdecode(raw[:_EXCERPT_BYTES])}… ({hashlib.sha256(raw).hexdigest()[:16]})"
 
 
 def _split(stream: BinaryIO, separator: bytes) -> Iterator[bytes]:
