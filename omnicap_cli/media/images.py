@@ -155,10 +155,11 @@ def _orientation(image: Image.Image) -> int | None:
 
 def _black_is_zero(image: Image.Image) -> Image.Image:
     """A 16-bit grey TIFF may count from white, which Pillow minds in 8 bits only."""
-    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.mode.startswith("I;16"):
-        if image.tag_v2.get(_PHOTOMETRIC) == 0:
-            return Image.fromarray(np.uint16(65535) - np.asarray(image, dtype=np.uint16))
-    return image
+    if not isinstance(image, TiffImagePlugin.TiffImageFile) or not image.mode.startswith("I;16"):
+        return image
+    if image.tag_v2.get(_PHOTOMETRIC) != 0:
+        return image
+    return Image.fromarray(np.uint16(65535) - np.asarray(image, dtype=np.uint16))
 
 
 def _upright(image: Image.Image) -> Image.Image:
