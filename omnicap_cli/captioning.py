@@ -80,7 +80,7 @@ class CaptionConfig:
 class CaptionRun:
     """A configured run: the prompts are chosen and the engine is known, nothing is loaded or written yet."""
 
-    def __init__(self, config: CaptionConfig, console: Console, stdin: BinaryIO) -> None:
+    def __init__(self, config: CaptionConfig, console: Console, stdin: BinaryIO | None) -> None:
         self._config, self._console, self._stdin = config, console, stdin
         prompts = _prompts(config)
         own_prompt = config.prompt is not None or config.system is not None

@@ -7,7 +7,7 @@ import errno
 import os
 import sys
 from dataclasses import dataclass
-from typing import Final
+from typing import BinaryIO, Final, cast
 
 from omnicap_cli.errors import OmnicapError
 
@@ -92,6 +92,14 @@ class Console:
     def _colour(self, style: str, text: str) -> str:
         plain = self.no_color or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
         return text if plain else f"{_STYLES[style]}{text}{_PLAIN}"
+
+
+def open_stdin() -> BinaryIO:
+    """The standard input, unbuffered: a thread that waits in a buffered read would hold up the end of the process."""
+    try:
+        return cast(BinaryIO, open(0, "rb", buffering=0, closefd=False))
+    except OSError as error:
+        raise OmnicapError(f"can't read the standard input: {error.strerror}") from error
 
 
 def _forget_stdout() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -87,6 +86,7 @@ def caption(
     Run it again to go on where it stopped: what is in the output is not done twice.
     """
     from omnicap_cli.captioning import CaptionConfig, CaptionRun
+    from omnicap_cli.console import open_stdin
     from omnicap_cli.core.pipeline import Policy
     from omnicap_cli.core.records import Settings
     from omnicap_cli.engines.base import EngineOptions
@@ -113,7 +113,7 @@ def caption(
         null=null,
         limit=limit,
     )
-    run = CaptionRun(config, console, sys.stdin.buffer)
+    run = CaptionRun(config, console, open_stdin() if "-" in inputs else None)
     if dry_run:
         show_plan(console, run.dry_run(), as_json=as_json)
     else:

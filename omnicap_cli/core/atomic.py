@@ -6,7 +6,9 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
+
+PARTIAL_SUFFIX: Final = ".partial"
 
 
 @contextlib.contextmanager
@@ -17,7 +19,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     a power cut. Links are followed, and the old file's mode is kept.
     """
     target = path.resolve()
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial = target.with_name(f".{target.name}.{os.getpid()}{PARTIAL_SUFFIX}")
     try:
         with partial.open("wb") as file:
             yield file

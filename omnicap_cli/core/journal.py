@@ -7,6 +7,7 @@ a `status`; of several lines with one key the last counts.
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import threading
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from typing import Any, BinaryIO, Final, Literal, NamedTuple
 import orjson
 from filelock import FileLock, Timeout
 
-from omnicap_cli.core.atomic import replacing, sync_folder
+from omnicap_cli.core.atomic import PARTIAL_SUFFIX, replacing, sync_folder
 from omnicap_cli.core.keyindex import KEY_BYTES, KeyIndex
 from omnicap_cli.errors import JournalError, JournalLockedError, JournalWriteError
 
@@ -221,6 +222,8 @@ class Journal:
         except BaseException:
             os.close(self._descriptor)
             raise
+        for leftover in self.path.parent.glob(f".{glob.escape(self.path.name)}.*{PARTIAL_SUFFIX}"):
+            leftover.unlink(missing_ok=True)  # of a process that was killed while it wrote anew what is here
         sync_folder(self.path.parent)
 
     def _load(self) -> None:

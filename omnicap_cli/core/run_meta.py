@@ -72,8 +72,11 @@ class RunMeta:
     def read(cls, journal: Path) -> RunMeta | None:
         """The meta file of a journal, or None where there is none that can be read."""
         try:
-            return cls(**orjson.loads(cls.path_of(journal).read_bytes()))
-        except (OSError, ValueError, TypeError):
+            values = orjson.loads(cls.path_of(journal).read_bytes())
+            if any(not isinstance(values.get(name, 0), int | float) for name in ("started", "updated", "pid")):
+                return None
+            return cls(**values)
+        except (OSError, ValueError, TypeError, AttributeError):
             return None
 
 

@@ -64,7 +64,7 @@ def _count_records(path: Path, status: Status) -> None:
             kind = _kind(line.record)
             if kind not in kinds:
                 kinds.append(kind)
-            number, tokens = kinds.index(kind), int(line.record.get("output_tokens") or 0)
+            number, tokens = kinds.index(kind), _num_tokens(line.record)
             before = latest.get(line.key)
             if before is not None:
                 counts[before & 0xFF] -= 1
@@ -75,6 +75,11 @@ def _count_records(path: Path, status: Status) -> None:
     status.num_ok = counts.pop(0, 0)
     status.errors = {str(kinds[number]): count for number, count in counts.most_common() if count}
     status.num_failed = sum(status.errors.values())
+
+
+def _num_tokens(record: dict[str, Any]) -> int:
+    value = record.get("output_tokens")
+    return value if isinstance(value, int) and value > 0 else 0
 
 
 def _kind(record: dict[str, Any]) -> str | None:

@@ -11,12 +11,14 @@ from typing import Any, Final
 
 import cv2
 import numpy as np
+from onnxruntime import InferenceSession
 
 from omnicap_cli.core.records import MediaRef, Request, Result
 from omnicap_cli.engines.boxes import Point, TextBox
 from omnicap_cli.engines.layout import to_text
 from omnicap_cli.engines.markdown import to_markdown
 from omnicap_cli.engines.rapidocr import RecogniserConfig
+from omnicap_cli.errors import EngineError
 from omnicap_cli.media.decode import Pixels
 
 _WRITERS: Final[dict[str, Callable[[list[TextBox]], str]]] = {"text": to_text, "markdown": to_markdown}
@@ -36,7 +38,8 @@ class Recogniser:
         logging.getLogger("RapidOCR").disabled = True
         cv2.setNumThreads(config.num_threads)
         self._ocr = RapidOCR(params=library_params(config))
-        self._recognise(_drawn_word())  # the library loads its models when it first sees text
+        self._models = config.models
+        self._has_worked = False
         self._last: tuple[MediaRef, list[TextBox]] | None = None
 
     def answer(self, request: Request, pixels: Pixels) -> Result:
@@ -90,7 +93,13 @@ class Recogniser:
         return boxes
 
     def _recognise(self, picture: np.ndarray) -> list[TextBox]:
-        found: Any = self._ocr(picture)
+        try:
+            found: Any = self._ocr(picture)
+        except Exception:
+            if not self._has_worked:  # the library loads its models when it first needs them
+                _check_models(self._models.values())
+            raise
+        self._has_worked = True
         if found.boxes is None or found.txts is None:
             return []
         return [
@@ -115,10 +124,13 @@ def _quad(corners: Iterable[Sequence[float]]) -> tuple[Point, Point, Point, Poin
     return top_left, top_right, bottom_right, bottom_left
 
 
-def _drawn_word() -> np.ndarray:
-    """A BGR picture with text on it, as small as the detector takes it."""
-    picture = np.full((64, 256, 3), 255, np.uint8)
-    return cv2.putText(picture, "omnicap", (20, 44), cv2.FONT_HERSHEY_SIMPLEX, 1.2, (0, 0, 0), 2)
+def _check_models(paths: Iterable[str]) -> None:
+    """Raise EngineError for a model file that onnxruntime can't load."""
+    for path in paths:
+        try:
+            InferenceSession(path)
+        except Exception as error:
+            raise EngineError(f"the model {path} doesn't load: {error}", hint="Copy it again, or reinstall.") from error
 
 
 def _weight(boxes: Iterable[TextBox]) -> float:

@@ -35,7 +35,10 @@ def main() -> None:
     worker, ready = _load(sys.argv[1], config)
     _send(results, ready)
     if worker is not None:
-        _serve(worker, tasks, results)
+        try:
+            _serve(worker, tasks, results)
+        except EngineError as error:
+            _send(results, error)
 
 
 def _private_pipes() -> tuple[IO[bytes], IO[bytes]]:
@@ -76,6 +79,8 @@ def _answer(worker: Worker, request: Request, pixels: Any) -> Result:
         return worker.answer(request, pixels)
     except ItemError as error:
         return Result.failed(request, error, seconds=time.monotonic() - started)
+    except EngineError:
+        raise
     except Exception as error:  # noqa: BLE001  one item that a model chokes on doesn't end the run
         failure = InferenceError(f"the model failed on it: {type(error).__name__}: {str(error)[:300]}")
         return Result.failed(request, failure, seconds=time.monotonic() - started)

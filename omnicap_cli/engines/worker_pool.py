@@ -224,10 +224,12 @@ class _Worker:
             pass
 
     def receive(self) -> list[Result]:
-        """The results of the oldest task sent. Raises EngineError if the model didn't load, or _WorkerDiedError."""
+        """The results of the oldest task sent. Raises the EngineError that the process met, or _WorkerDiedError."""
         if not self.ready:
             self._expect_ready()
-        results: list[Result] = self._load()
+        results: list[Result] | EngineError = self._load()
+        if isinstance(results, EngineError):
+            raise results
         return results
 
     def kill(self) -> None:
