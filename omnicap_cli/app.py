@@ -10,7 +10,7 @@ import typer
 
 from omnicap_cli import __version__
 from omnicap_cli.commands import caption, doctor, prompts, status
-from omnicap_cli.console import Console, OutputClosedError
+from omnicap_cli.console import Console, OutputClosedError, open_missing_streams
 from omnicap_cli.errors import OmnicapError
 from omnicap_cli.options import DEBUG_VARIABLE
 
@@ -44,18 +44,13 @@ def common(
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 some items failed, 130 interrupted."""
+    open_missing_streams()
     try:
         app(prog_name="omnicap")
     except OutputClosedError:
         sys.exit(0)
-    except KeyboardInterrupt:
-        sys.exit(130)
     except OmnicapError as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise
         Console().error(error)
         sys.exit(error.exit_code)
-
-
-if __name__ == "__main__":
-    main()

@@ -59,8 +59,8 @@ class CaptionConfig:
         if self.output and self.output.suffix.lower() not in _JOURNAL_SUFFIXES:
             problem = f"is not a form that this version writes; end the name in {' or '.join(_JOURNAL_SUFFIXES)}"
             raise OptionError("--output", str(self.output), problem)
-        if self.output and self.output.is_dir():
-            raise OptionError("--output", str(self.output), "is a folder; give the name of a file in it")
+        if self.output and self.output.exists() and not self.output.is_file():
+            raise OptionError("--output", str(self.output), "is there and is not a file")
         if self.inputs.count("-") > 1:
             raise UsageError("the standard input can only be read once: give '-' once")
 

@@ -94,6 +94,16 @@ class Console:
         return text if plain else f"{_STYLES[style]}{text}{_PLAIN}"
 
 
+def open_missing_streams() -> None:
+    """Give a standard stream that was closed (`>&-`) to nowhere: else the next file that is opened gets its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+
+
 def open_stdin() -> BinaryIO:
     """The standard input, unbuffered: a thread that waits in a buffered read would hold up the end of the process."""
     try:

@@ -70,7 +70,13 @@ def caption(
     dry_run: Annotated[bool, option("--dry-run", help="Count what a run would do; run nothing.", panel=_RUN)] = False,
     output: Annotated[
         Path | None,
-        option("-o", "--output", help="JSONL file: the results, and the journal to go on from.", panel=_OUTPUT),
+        option(
+            "-o",
+            "--output",
+            help="JSONL file: the results, and the journal to go on from.",
+            panel=_OUTPUT,
+            readable=False,
+        ),
     ] = None,
     overwrite: Annotated[bool, option("--overwrite", help="Begin the output anew.", panel=_OUTPUT)] = False,
     unordered: Annotated[bool, option("--unordered", help="stdout: results as they come.", panel=_OUTPUT)] = False,

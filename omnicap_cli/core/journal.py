@@ -223,7 +223,8 @@ class Journal:
             os.close(self._descriptor)
             raise
         for leftover in self.path.parent.glob(f".{glob.escape(self.path.name)}.*{PARTIAL_SUFFIX}"):
-            leftover.unlink(missing_ok=True)  # of a process that was killed while it wrote anew what is here
+            with contextlib.suppress(OSError):  # of a process that was killed while it wrote anew what is here
+                leftover.unlink()
         sync_folder(self.path.parent)
 
     def _load(self) -> None:

@@ -95,8 +95,9 @@ class Sources:
             path = row.pop(self.image_key)
             if not isinstance(path, str):
                 raise TypeError(f"{self.image_key} is not a string")
+            orjson.dumps(row)  # columns can be read that are nested too deep to be written again
         except (orjson.JSONDecodeError, TypeError) as error:
-            yield _broken(_excerpt(raw), ManifestError(f"neither a path nor a JSON object: {error}"))
+            yield _broken(_excerpt(raw), ManifestError(f"not a path, and not JSON that names one: {error}"))
         except KeyError:
             hint = f"the line has no {self.image_key!r}; name the column with --image-key"
             yield _broken(_excerpt(raw), ManifestError(hint))
