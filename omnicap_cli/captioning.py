@@ -19,7 +19,6 @@ from omnicap_cli.core.prompts import Catalogue
 from omnicap_cli.core.records import Item, Prompt, Settings
 from omnicap_cli.core.run_meta import RunMeta
 from omnicap_cli.core.sinks import JournalSink, StreamSink
-from omnicap_cli.dry_run import count_plan
 from omnicap_cli.engines.base import EngineOptions, choose_engine, create_engine
 from omnicap_cli.errors import OmnicapError, OptionError, UsageError
 from omnicap_cli.interrupts import Interrupts, graceful
@@ -91,6 +90,8 @@ class CaptionRun:
 
     def dry_run(self) -> dict[str, Any]:
         """Count what a run would do, and run nothing."""
+        from omnicap_cli.dry_run import count_plan  # it brings the decoders, which a run leaves to other processes
+
         contents = read_index(self._config.output) if self._config.output else None
         items = self._config.items(self._stdin, self._console.warning)
         counts = count_plan(items, self._plan, contents, retry_failed=self._config.policy.retry_failed)
