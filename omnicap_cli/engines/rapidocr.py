@@ -21,6 +21,7 @@ from omnicap_cli.engines.base import Engine, EngineOptions
 from omnicap_cli.engines.worker_pool import WorkerPool
 from omnicap_cli.errors import MissingExtraError, OptionError
 
+_CORES_PER_PROCESS: Final = 4  # more threads make the recognition of a page hardly any faster
 PARTS: Final = ("det", "rec")  # detection, recognition
 
 
@@ -33,12 +34,12 @@ class RecogniserConfig:
 
 
 class RapidOcrEngine(Engine):
-    """See `Engine`. `--workers` processes share the cores; unless told otherwise, one process has them all."""
+    """See `Engine`. `--workers` processes share the cores; unless told otherwise, one for every four cores."""
 
     def __init__(self, options: EngineOptions) -> None:
         folder = Path(options.model) if options.model else builtin_models()
         models = find_models(folder)
-        num_workers = options.workers or 1
+        num_workers = options.workers or max(1, num_cores() // _CORES_PER_PROCESS)
         self.identity = EngineIdentity(
             engine="rapidocr",
             model=options.model or models["rec"].name.split("_rec")[0],
