@@ -77,16 +77,16 @@ def partial_files(folder: Path) -> list[Path]:
 
 
 def test_killed_at_many_moments(omnicap, make_pictures):
-    ids = make_pictures(60)
+    ids = make_pictures(120)  # 960 requests: more than all the kills together let through
     words = ("in", *EVERYTHING, "-o", "out.jsonl")
     moments = random.Random(20)
     num_kills = 22
     for number in range(num_kills):
-        process = omnicap.start(*words, seconds=0.001)
+        process = omnicap.start(*words, seconds=0.004)
         if number % 4 == 3:  # while it starts, plans or works
-            time.sleep(moments.uniform(0, 0.8))
+            time.sleep(moments.uniform(0, 0.5))
         else:  # somewhere in the work
-            log_bytes = (len(omnicap.begun) + moments.randint(1, 30)) * LOG_LINE_BYTES
+            log_bytes = (len(omnicap.begun) + moments.randint(1, 20)) * LOG_LINE_BYTES
             omnicap.wait_for(
                 process, lambda size=log_bytes: omnicap.log.exists() and omnicap.log.stat().st_size >= size
             )
