@@ -12,7 +12,7 @@ from omnicap_cli import __version__
 from omnicap_cli.commands import caption, doctor, prompts, status
 from omnicap_cli.console import Console, OutputClosedError, open_missing_streams
 from omnicap_cli.errors import OmnicapError
-from omnicap_cli.options import DEBUG_VARIABLE
+from omnicap_cli.options import DEBUG_VARIABLE, unknown_variables
 
 app = typer.Typer(
     name="omnicap",
@@ -35,11 +35,14 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def common(
-    version: Annotated[
+    context: typer.Context,
+    _version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Caption anything from the shell: photographs, scans, PDFs, screens, tables, charts, equations."""
+    for name, nearest in unknown_variables(context.command):
+        Console().warning(f"the variable {name} means nothing" + (f"; did you mean {nearest}?" if nearest else ""))
 
 
 def main() -> None:

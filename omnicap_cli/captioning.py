@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -58,8 +59,8 @@ class CaptionConfig:
         if self.output and self.output.suffix.lower() not in _JOURNAL_SUFFIXES:
             problem = f"is not a form that this version writes; end the name in {' or '.join(_JOURNAL_SUFFIXES)}"
             raise OptionError("--output", str(self.output), problem)
-        if self.output and self.output.exists() and not self.output.is_file():
-            raise OptionError("--output", str(self.output), "is there and is not a file")
+        if self.output:
+            _check_output(self.output)
         if self.inputs.count("-") > 1:
             raise UsageError("the standard input can only be read once: give '-' once")
 
@@ -92,7 +93,8 @@ class CaptionRun:
         """Count what a run would do, and run nothing."""
         from omnicap_cli.dry_run import count_plan  # it brings the decoders, which a run leaves to other processes
 
-        contents = read_index(self._config.output) if self._config.output else None
+        output = None if self._config.overwrite else self._config.output
+        contents = read_index(output) if output else None
         items = self._config.items(self._stdin, self._console.warning)
         counts = count_plan(items, self._plan, contents, retry_failed=self._config.policy.retry_failed)
         identity = self._engine.identity
@@ -109,12 +111,16 @@ class CaptionRun:
     def _run_into_stream(self, show: Callable[[bytes], None], interrupts: Interrupts) -> int:
         sink = StreamSink(show, ordered=not self._config.unordered)
         self._engine.warm_up()
-        on_terminal = self._console.is_terminal and not self._console.data_is_terminal
+        # no bar where the results, or those of the next command in the pipe, go to the same terminal
+        on_terminal = self._console.is_terminal and self._console.data_is_file
         try:
             tally = self._loop(sink, interrupts, RunReport(self._console, on_terminal=on_terminal))
-            sink.flush()
         except OutputClosedError:
             return 0
+        except BaseException:
+            sink.flush()  # a stream can't be resumed: what waits for its turn would be lost
+            raise
+        sink.flush()
         return self._conclude(tally, interrupts)
 
     def _run_into_journal(self, path: Path, interrupts: Interrupts) -> int:
@@ -123,8 +129,11 @@ class CaptionRun:
                 num_broken = journal.num_broken_lines
                 self._console.warning(f"{path}: passed over {num_broken} lines that are no records")
             settings = asdict(self._engine.identity) | asdict(self._config.settings)
-            meta = RunMeta(settings=settings | {"prompts": self._plan.prompt_names})
+            command = ["omnicap", *sys.argv[1:]]
+            meta = RunMeta(command=command, settings=settings | {"prompts": self._plan.prompt_names})
             meta.write(path)
+            if "-" in self._config.inputs:
+                self._engine.warm_up()  # a pipe that is slow waits for its first result, not for the model
             report = RunReport(self._console, on_terminal=self._console.is_terminal, meta=meta, journal=path)
             try:
                 tally = self._loop(JournalSink(journal), interrupts, report)
@@ -132,6 +141,7 @@ class CaptionRun:
                 meta.end("failed", path)
                 raise
             meta.end("interrupted" if interrupts.exit_code else "failed" if tally.gave_up else "finished", path)
+            journal.close(compact=interrupts.exit_code is None)
         return self._conclude(tally, interrupts)
 
     def _loop(self, sink: Sink, interrupts: Interrupts, report: RunReport) -> Tally:
@@ -145,7 +155,8 @@ class CaptionRun:
             on_result=report.take,
         )
         with report:
-            threading.Thread(target=self._count, args=(report,), name="count", daemon=True).start()
+            counting = (report, interrupts.stop)
+            threading.Thread(target=self._count, args=counting, name="count", daemon=True).start()
             try:
                 tally = pipeline.run()
             finally:
@@ -153,12 +164,17 @@ class CaptionRun:
             report.end(tally, whole=interrupts.exit_code is None and tally.gave_up is None)
         return tally
 
-    def _count(self, report: RunReport) -> None:
+    def _count(self, report: RunReport, stop: threading.Event) -> None:
         """Count all requests beside the run, which doesn't wait for it."""
-        if "-" not in self._config.inputs:
-            with contextlib.suppress(Exception):  # whatever is wrong with the inputs, the run itself says
-                num_items = sum(1 for _ in self._config.items(None))
-                report.set_total(num_items * len(self._plan.prompts))
+        if "-" in self._config.inputs:
+            return
+        with contextlib.suppress(Exception):  # whatever is wrong with the inputs, the run itself says
+            num_items = 0
+            for _ in replace(self._config, fingerprint="stat").items(None):
+                num_items += 1
+                if stop.is_set():
+                    return
+            report.set_total(num_items * len(self._plan.prompts))
 
     def _conclude(self, tally: Tally, interrupts: Interrupts) -> int:
         if interrupts.exit_code is None and not tally.num_planned:
@@ -169,12 +185,22 @@ class CaptionRun:
             raise OmnicapError(tally.gave_up, hint="What was finished is kept; --retry-failed tries the failed again.")
         if interrupts.exit_code is not None:
             if self._config.output:
-                self._console.info("interrupted; run the same command again to go on")
+                how = "again without --overwrite" if self._config.overwrite else "the same command again"
+                self._console.info(f"interrupted; run {how} to go on")
             return interrupts.exit_code
         return ITEMS_FAILED if tally.num_failed or tally.num_failed_before else 0
 
     def _say_stopping(self) -> None:
         self._console.info("stopping once what is being worked on is finished; again to stop at once")
+
+
+def _check_output(path: Path) -> None:
+    try:
+        is_other = path.exists() and not path.is_file()
+    except OSError as error:
+        raise OptionError("--output", str(path), f"can't be used: {error.strerror}") from error
+    if is_other:
+        raise OptionError("--output", str(path), "is there and is not a file")
 
 
 def _prompts(config: CaptionConfig) -> list[Prompt]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
+import stat
 import sys
 from dataclasses import dataclass
 from typing import BinaryIO, Final, cast
@@ -32,6 +32,11 @@ class Console:
         return sys.stdout.isatty()
 
     @property
+    def data_is_file(self) -> bool:
+        """Whether the standard output goes into a file: neither to a person nor to another command."""
+        return stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
+
+    @property
     def is_terminal(self) -> bool:
         """Whether a person reads the standard error."""
         return sys.stderr.isatty()
@@ -46,8 +51,6 @@ class Console:
             raise OutputClosedError from error
         except OSError as error:
             _forget_stdout()
-            if error.errno == errno.EINVAL:  # how Windows says that a pipe is closed
-                raise OutputClosedError from error
             raise OmnicapError(f"can't write the standard output: {error.strerror}") from error
 
     def text(self, line: str) -> None:
@@ -107,6 +110,7 @@ def open_missing_streams() -> None:
 def open_stdin() -> BinaryIO:
     """The standard input, unbuffered: a thread that waits in a buffered read would hold up the end of the process."""
     try:
+        os.set_blocking(0, True)  # else "nothing yet" looks like the end
         return cast(BinaryIO, open(0, "rb", buffering=0, closefd=False))
     except OSError as error:
         raise OmnicapError(f"can't read the standard input: {error.strerror}") from error

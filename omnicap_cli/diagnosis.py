@@ -15,7 +15,6 @@ from omnicap_cli.engines.base import ENGINES
 from omnicap_cli.errors import OmnicapError
 
 _BASE: Final = ("typer", "orjson", "filelock", "numpy", "pillow", "pypdfium2", "rapidocr", "onnxruntime")
-_EXTRAS: Final = {"torch": "torch", "transformers": "torch", "vllm": "vllm", "ray": "ray", "flash_attn": "flash"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,20 +32,18 @@ def examine() -> list[Finding]:
     """Look at everything."""
     machine = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
     found = [Finding(name="omnicap", ok=True, detail=f"{__version__}, {machine}", needed=True)]
-    found += [_package(name, needed=True, extra=None) for name in _BASE]
+    found += [_package(name) for name in _BASE]
     found += [_ocr_models(), *_formats(), _gpu()]
-    found += [_package(name, needed=False, extra=extra) for name, extra in _EXTRAS.items()]
     found += [_engine(name) for name in ENGINES]
     return found
 
 
-def _package(name: str, *, needed: bool, extra: str | None) -> Finding:
+def _package(name: str) -> Finding:
     try:
-        return Finding(name=name, ok=True, detail=importlib.metadata.version(name), needed=needed)
+        return Finding(name=name, ok=True, detail=importlib.metadata.version(name), needed=True)
     except importlib.metadata.PackageNotFoundError:
-        wanted = f"'omnicap[{extra}]'" if extra else name
-        fix = f"{sys.executable} -m pip install {wanted}"
-        return Finding(name=name, ok=False, detail="not installed", needed=needed, fix=fix)
+        fix = f"{sys.executable} -m pip install {name}"
+        return Finding(name=name, ok=False, detail="not installed", needed=True, fix=fix)
 
 
 def _ocr_models() -> Finding:

@@ -19,6 +19,7 @@ OmnicapError                 the run can't go on (exit 1)
     ├── EncryptedError       a PDF that asks for a password
     ├── ManifestError        a line of a manifest that names no item
     ├── DuplicateIdError     two different items with one id
+    ├── OutOfMemoryError     the machine has too little memory for it
     ├── InferenceError       the model failed on this item
     └── WorkerCrashedError   the process that worked on it died
 """
@@ -119,6 +120,10 @@ class ManifestError(ItemError):
 
 class DuplicateIdError(ItemError):
     """Two different items with one id."""
+
+
+class OutOfMemoryError(ItemError):
+    """The machine has too little memory for this item."""
 
 
 class InferenceError(ItemError):

@@ -8,6 +8,9 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Final
+
+_SHOW_CURSOR: Final = b"\x1b[?25h\r\n"
 
 
 class Interrupts:
@@ -26,9 +29,12 @@ def graceful(on_first: Callable[[], None], on_second: Callable[[], None]) -> Ite
     def handle(number: int, _frame: FrameType | None) -> None:
         if interrupts.exit_code is not None:
             on_second()
+            if os.isatty(2):
+                os.write(2, _SHOW_CURSOR)  # which a progress bar hides
             os._exit(128 + number)
         interrupts.exit_code = 128 + number
-        interrupts.stop.set()
+        # in a thread, because the main thread may be in the middle of the same call, holding its lock
+        threading.Thread(target=interrupts.stop.set, daemon=True).start()
         on_first()
 
     earlier = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}

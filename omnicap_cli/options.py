@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,17 +28,38 @@ def _read_options(context: typer.Context, path: Path | None) -> Path | None:
     """Make the values of a YAML file the defaults of the other options."""
     if path is None:
         return None
-    known = {name.lstrip("-"): each for each in context.command.params for name in each.opts}
-    defaults = {}
-    for name, value in _load_yaml(path).items():
-        parameter = known.get(str(name).replace("_", "-"))
-        if parameter is None or parameter.param_type_name != "option":
-            nearest = difflib.get_close_matches(str(name).replace("_", "-"), known, n=1)
+    known, defaults = _options_of(context.command), {}
+    elsewhere = {name for command in _commands(context.find_root().command) for name in _options_of(command)}
+    for key, value in _load_yaml(path).items():
+        name = "null" if key is None else str(key).replace("_", "-")  # YAML reads `null:` as nothing
+        if name in known:
+            defaults[str(known[name].name)] = ",".join(map(str, value)) if isinstance(value, list) else value
+        elif name not in elsewhere:  # one file may serve several commands
+            nearest = difflib.get_close_matches(name, known, n=1)
             hint = f"Did you mean {nearest[0]}?" if nearest else f"`{context.command_path} --help` lists them."
             raise UsageError(f"{path}: {name!r} is not an option of {context.command_path}", hint=hint)
-        defaults[str(parameter.name)] = ",".join(map(str, value)) if isinstance(value, list) else value
     context.default_map = defaults
     return path
+
+
+def _commands(command: Any) -> Iterator[Any]:
+    """A command with all below it."""
+    yield command
+    for child in getattr(command, "commands", {}).values():
+        yield from _commands(child)
+
+
+def _options_of(command: Any) -> dict[str, Any]:
+    """The options of a command by their names without dashes."""
+    return {name.lstrip("-"): each for each in command.params if each.param_type_name == "option" for name in each.opts}
+
+
+def unknown_variables(root: Any) -> Iterator[tuple[str, str | None]]:
+    """Each OMNICAP_ variable that no command knows, with the nearest that one does."""
+    known = {str(each.envvar) for command in _commands(root) for each in _options_of(command).values() if each.envvar}
+    for name in sorted(os.environ):
+        if name.startswith(ENV_PREFIX) and name not in known:
+            yield name, next(iter(difflib.get_close_matches(name, known, n=1)), None)
 
 
 def _load_yaml(path: Path) -> dict[str, Any]:
@@ -72,6 +94,8 @@ def _set_debug(wanted: bool) -> None:
     """The processes that this one starts shall know it too."""
     if wanted:
         os.environ[DEBUG_VARIABLE] = "1"
+    else:
+        os.environ.pop(DEBUG_VARIABLE, None)  # it may be set to 0
 
 
 AsJson = Annotated[bool, option("--json", help="JSON on stdout, on a terminal too.")]

@@ -21,19 +21,22 @@ class Progress:
         self.num_total: int | None = None
         self.num_finished = self.num_handled = self.num_failed = 0
         self._console = console
-        self._started = time.monotonic()
+        self._first: float | None = None
 
     def update(self, *, num_finished: int, num_handled: int, num_failed: int) -> None:
         """Take in the newest counts."""
+        self._first = self._first or time.monotonic()
         self.num_finished, self.num_handled, self.num_failed = num_finished, num_handled, num_failed
 
     def line(self) -> str:
         """The counts, the rate of this run and the time left, as one line."""
-        rate = self.num_finished / max(time.monotonic() - self._started, 1e-9)
+        since_first = time.monotonic() - (self._first or 0.0)
+        rate = (self.num_finished - 1) / since_first if self.num_finished > 1 else 0.0  # loading is no work
         parts = [f"{self.num_handled:,}" + (f" of {self.num_total:,}" if self.num_total is not None else "")]
         if self.num_failed:
             parts.append(f"{self.num_failed:,} failed")
-        parts.append(f"{rate:.1f}/s")
+        if rate:
+            parts.append(f"{rate:.1f}/s")
         if self.num_total is not None and rate:
             parts.append(f"{duration((self.num_total - self.num_handled) / rate)} left")
         return ", ".join(parts)
@@ -63,7 +66,7 @@ class _Bar(Progress):
         import rich.progress
 
         terminal = rich.console.Console(stderr=True, no_color=console.no_color or None)
-        columns = (rich.progress.BarColumn(), rich.progress.TextColumn("{task.fields[line]}"))
+        columns = (rich.progress.TextColumn("{task.fields[line]}"), rich.progress.BarColumn(bar_width=24))
         self._bar = rich.progress.Progress(*columns, console=terminal, transient=True, redirect_stdout=False)
         self._task: TaskID = self._bar.add_task("", total=None, line="")
         self._bar.start()

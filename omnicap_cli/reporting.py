@@ -15,7 +15,7 @@ from omnicap_cli.media.names import printable
 from omnicap_cli.progress import duration, make_progress
 
 _MAX_SHOWN_ERRORS: Final = 10
-_NOTE_SECONDS: Final = 5.0
+_NOTE_SECONDS: Final = 2.0
 
 
 class RunReport:
@@ -47,19 +47,24 @@ class RunReport:
         self._progress.update(
             num_finished=tally.num_finished, num_handled=tally.num_handled, num_failed=tally.num_failed
         )
-        self._meta.num_finished, self._meta.num_handled = tally.num_finished, tally.num_handled
+        self._meta_counts(tally)
         if self._journal and time.time() - self._meta.updated > _NOTE_SECONDS:
             self._meta.refresh(self._journal)
 
     def set_total(self, num_requests: int) -> None:
         """How many requests there are in all, once they are counted."""
         self._meta.num_requests = self._progress.num_total = num_requests
+        self._meta.updated = 0.0  # so that the next result takes it into the note
 
     def end(self, tally: Tally, *, whole: bool) -> None:
         """The last counts; a `whole` run has planned every request there is."""
-        self._meta.num_finished, self._meta.num_handled = tally.num_finished, tally.num_handled
+        self._meta_counts(tally)
         if whole:
             self._meta.num_requests = tally.num_planned
+
+    def _meta_counts(self, tally: Tally) -> None:
+        self._meta.num_finished, self._meta.num_handled = tally.num_finished, tally.num_handled
+        self._meta.num_failed = tally.num_failed + tally.num_failed_before
 
     def _show_error(self, request: Request, message: str) -> None:
         self._num_shown_errors += 1

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from omnicap_cli.console import Console
+from omnicap_cli.core.text import without_surrogates
 from omnicap_cli.media.names import printable
 from omnicap_cli.progress import duration
 
@@ -49,23 +50,32 @@ def show_status(console: Console, status: Status, *, as_json: bool) -> None:
     """What `omnicap status` found."""
     if as_json:
         return _show_json(console, asdict(status))
-    total = f" of {status.num_requests:,}" if status.num_requests is not None else ""
     rows = [
         ("journal", printable(status.journal)),
-        ("latest run", status.state + (f", {duration(status.seconds)}" if status.seconds is not None else "")),
-        ("captioned", f"{status.num_ok:,}{total}"),
-        ("failed", f"{status.num_failed:,}"),
-        *((f"  {kind}", f"{count:,}") for kind, count in status.errors.items()),
-        ("tokens", f"{status.num_output_tokens:,}"),
+        ("  captioned", f"{status.num_ok:,}"),
+        ("  failed", f"{status.num_failed:,}"),
+        *((f"    {kind}", f"{count:,}") for kind, count in status.errors.items()),
+        ("  tokens", f"{status.num_output_tokens:,}"),
     ]
     if status.num_broken_lines:
-        rows.append(("broken lines", f"{status.num_broken_lines:,}, passed over"))
+        rows.append(("  broken lines", f"{status.num_broken_lines:,}, passed over"))
+    return _show_rows(console, rows + _run_rows(status))
+
+
+def _run_rows(status: Status) -> list[tuple[str, str]]:
+    """What the latest run had to do, which may be less than the journal holds, or more."""
+    lasted = f", {duration(status.seconds)}" if status.seconds is not None else ""
+    rows = [("latest run", status.state + lasted)]
+    if status.num_handled is not None:
+        of_all = f" of {status.num_requests:,}" if status.num_requests is not None else ""
+        failed = f", {status.num_run_failed:,} of them failed" if status.num_run_failed else ""
+        rows.append(("  handled", f"{status.num_handled:,}{of_all}{failed}"))
     if status.rate is not None:
-        rows.append(("rate", f"{status.rate:.2f}/s"))
+        rows.append(("  rate", f"{status.rate:.2f}/s"))
     if status.num_left:
         left = f", {duration(status.seconds_left)}" if status.seconds_left is not None else ""
-        rows.append(("left", f"{status.num_left:,}{left}"))
-    return _show_rows(console, rows)
+        rows.append(("  left", f"{status.num_left:,}{left}"))
+    return rows
 
 
 def show_catalogue(console: Console, catalogue: Catalogue, *, as_json: bool) -> None:
@@ -116,12 +126,14 @@ def show_findings(console: Console, findings: Iterable[Finding], *, as_json: boo
 
 
 def _show_rows(console: Console, rows: Iterable[tuple[str, str]]) -> None:
+    rows = list(rows)
+    width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        console.text(f"{name:<16} {value}")
+        console.text(f"{name:<{width}}  {value}")
 
 
 def _show_json(console: Console, value: Any) -> None:
-    console.data(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    console.data(orjson.dumps(without_surrogates(value), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
 def _visible(text: str) -> str:

@@ -33,7 +33,7 @@ BROKEN = {
     "encrypted.pdf": ("EncryptedError", ["password"]),
     "text.pdf": ("UnsupportedError", ["not a PDF"]),
     "damaged.pdf": ("DecodeError", ["damaged"]),
-    "dangling.png": ("NotFoundError", ["no such file"]),
+    "dangling.png": ("NotFoundError", ["link", "gone"]),
     "loop.png": ("LinkLoopError", ["link"]),
     "loop-a.png": ("LinkLoopError", ["link"]),
     "loop-b.png": ("LinkLoopError", ["link"]),

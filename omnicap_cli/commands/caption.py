@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -26,26 +27,52 @@ def _types(incomplete: str) -> list[str]:
     return [name for name in Catalogue.load().types if name.startswith(incomplete)]
 
 
+def _styles(context: typer.Context, incomplete: str) -> list[str]:
+    from omnicap_cli.core.prompts import Catalogue
+
+    kinds = Catalogue.load().types
+    styles = kinds[context.params["type"]].styles if context.params.get("type") in kinds else {}
+    return [name for name in (*styles, "all") if name.startswith(incomplete)]
+
+
+def _languages(incomplete: str) -> list[str]:
+    return [name for name in ("en", "zh", "all") if name.startswith(incomplete)]
+
+
+def _engines(incomplete: str) -> list[str]:
+    from omnicap_cli.engines.base import ENGINES
+
+    return [name for name in ("auto", *(name for name in ENGINES if ENGINES[name].here)) if name.startswith(incomplete)]
+
+
 def caption(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="INPUT...", help="Image files, PDFs, folders, quoted globs, or - for paths (or JSONL) on stdin."
+            metavar="INPUT", help="Image files, PDFs, folders, quoted globs, or - for paths (or JSONL) on stdin."
         ),
     ],
     type: Annotated[
         str, option("-t", "--type", help="What the pictures show; see `omnicap prompts list`.", autocompletion=_types)
     ] = "natural",
     style: Annotated[
-        str | None, option("-s", "--style", help="Kind of answer: NAME, NAME,NAME or all. Default: the type's first.")
+        str | None,
+        option(
+            "-s",
+            "--style",
+            help="Kind of answer: NAME, NAME,NAME or all. Default: the type's first.",
+            autocompletion=_styles,
+        ),
     ] = None,
-    lang: Annotated[str, option("-l", "--lang", help="en, zh or all.")] = "en",
+    lang: Annotated[str, option("-l", "--lang", help="en, zh or all.", autocompletion=_languages)] = "en",
     prompt: Annotated[str | None, option("--prompt", help="Ask this instead of the style's question.")] = None,
     system: Annotated[str | None, option("--system", help="Use this instead of the style's system text.")] = None,
     prompts: Annotated[
         Path | None, option("--prompts", help="TOML file of prompts, merged over the built-in ones.")
     ] = None,
-    engine: Annotated[str, option("--engine", help="auto, or an engine's name.", panel=_ENGINE)] = "auto",
+    engine: Annotated[
+        str, option("--engine", help="auto, or an engine's name.", panel=_ENGINE, autocompletion=_engines)
+    ] = "auto",
     model: Annotated[str | None, option("--model", help="Model folder (or hub id).", panel=_ENGINE)] = None,
     workers: Annotated[
         int | None, option("--workers", help="Processes that share the cores. Default: the engine's.", panel=_ENGINE)
@@ -63,9 +90,10 @@ def caption(
         Fingerprint, option("--fingerprint", help="Know a changed file by size and time, or by its bytes.", panel=_RUN)
     ] = Fingerprint.stat,
     retry_failed: Annotated[bool, option("--retry-failed", help="Try recorded errors again.", panel=_RUN)] = False,
-    fail_fast: Annotated[bool, option("--fail-fast", help="Stop at the first error.", panel=_RUN)] = False,
+    fail_fast: Annotated[bool, option("--fail-fast", help="Stop once an item failed.", panel=_RUN)] = False,
     max_error_rate: Annotated[
-        float | None, option("--max-error-rate", help="Stop when a larger share has failed (0 to 1).", panel=_RUN)
+        float | None,
+        option("--max-error-rate", help="Stop when a larger share has failed (0 to 1), of at least 20.", panel=_RUN),
     ] = None,
     dry_run: Annotated[bool, option("--dry-run", help="Count what a run would do; run nothing.", panel=_RUN)] = False,
     output: Annotated[
@@ -119,6 +147,8 @@ def caption(
         null=null,
         limit=limit,
     )
+    if "-" in inputs and sys.stdin.isatty():
+        console.info("reading paths from the terminal, one a line; Ctrl-D ends them")
     run = CaptionRun(config, console, open_stdin() if "-" in inputs else None)
     if dry_run:
         show_plan(console, run.dry_run(), as_json=as_json)

@@ -11,7 +11,7 @@ from omnicap_cli.options import AsJson, Debug, NoColor, OptionsFile, Quiet, Verb
 
 
 def status(
-    journal: Annotated[Path, typer.Argument(help="The JSONL file that a run writes.")],
+    journal: Annotated[Path, typer.Argument(metavar="JOURNAL", help="The JSONL file that a run writes.")],
     as_json: AsJson = False,
     _options: OptionsFile = None,
     quiet: Quiet = False,

@@ -126,7 +126,7 @@ class Journal:
     """
 
     def __init__(self, path: Path, *, overwrite: bool = False) -> None:
-        self.path = path.resolve()
+        self.path = _resolved(path)
         self.num_broken_lines = 0
         self.num_superseded = 0
         self._index = KeyIndex()
@@ -149,7 +149,7 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self.close(compact=kind is None)
 
     def __len__(self) -> int:
         """How many requests are on record."""
@@ -179,8 +179,11 @@ class Journal:
         self._index.set(short_key, _pack(status, attempts))
         self._dirty.set()
 
-    def close(self) -> None:
-        """Make everything durable, drop superseded lines if there are any, and let go of the lock."""
+    def close(self, *, compact: bool = True) -> None:
+        """Make everything durable, drop superseded lines if there are any, and let go of the lock.
+
+        `compact` off leaves superseded lines to the next run: there is no time, or no room.
+        """
         if self._closed.is_set():
             return
         self._closed.set()
@@ -190,7 +193,7 @@ class Journal:
             self._sync()
             if self._sync_error:
                 raise write_error(self.path, self._sync_error)
-            if self.num_superseded:
+            if self.num_superseded and compact:
                 self._compact()
         finally:
             os.close(self._descriptor)
@@ -280,6 +283,13 @@ class Journal:
         return superseded
 
 
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # a link that leads to itself: RuntimeError before Python 3.13
+        raise JournalWriteError(f"can't write {path}: {error}", hint="Choose another place with -o.") from error
+
+
 def _pack(status: Literal["ok", "error"], attempts: int) -> int:
     return attempts << _ATTEMPTS_BITS | (status == "ok")
 
@@ -292,5 +302,5 @@ def write_error(path: Path, error: OSError) -> JournalWriteError:
     """What the user is told when the disk doesn't take something."""
     return JournalWriteError(
         f"can't write {path}: {error.strerror or error}",
-        hint="What was finished is in it. Free some space or mend the permission, then run the same command again.",
+        hint="Mend that, or choose another place with -o. What is in it already is kept.",
     )

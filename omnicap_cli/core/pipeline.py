@@ -180,7 +180,7 @@ class Pipeline:
     def _check_policy(self, result: Result) -> None:
         tally, limit = self.tally, self._policy.max_error_rate
         if result.error is not None and self._policy.fail_fast:
-            tally.gave_up = tally.gave_up or f"--fail-fast: stopped at the first error ({result.error.message})"
+            tally.gave_up = tally.gave_up or f"--fail-fast: stopped because an item failed ({result.error.message})"
         elif (
             limit is not None and tally.num_finished >= _MIN_FOR_RATE and tally.num_failed > limit * tally.num_finished
         ):

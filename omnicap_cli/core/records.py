@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import orjson
 
+from omnicap_cli.core.text import without_surrogates
 from omnicap_cli.errors import ItemError, OptionError
 
 FinishReason = Literal["stop", "length", "repetition"]
@@ -152,7 +153,7 @@ def encode_record(request: Request, result: Result, engine: EngineIdentity) -> b
     try:
         return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
     except orjson.JSONEncodeError:  # a lone surrogate, which no UTF-8 file can hold
-        return orjson.dumps(_without_surrogates(record), option=orjson.OPT_APPEND_NEWLINE)
+        return orjson.dumps(without_surrogates(record), option=orjson.OPT_APPEND_NEWLINE)
 
 
 def build_record(request: Request, result: Result, engine: EngineIdentity) -> dict[str, Any]:
@@ -184,13 +185,3 @@ def build_record(request: Request, result: Result, engine: EngineIdentity) -> di
         "meta": dict(item.meta),
     }
     return record
-
-
-def _without_surrogates(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, dict):
-        return {_without_surrogates(name): _without_surrogates(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_without_surrogates(inner) for inner in value]
-    return value

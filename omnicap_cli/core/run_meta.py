@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ import orjson
 from omnicap_cli import __version__
 from omnicap_cli.core.atomic import replacing
 from omnicap_cli.core.journal import write_error
+from omnicap_cli.core.text import without_surrogates
 from omnicap_cli.errors import JournalWriteError
 
 State = Literal["running", "finished", "interrupted", "failed"]
@@ -25,12 +25,12 @@ State = Literal["running", "finished", "interrupted", "failed"]
 class RunMeta:
     """The latest run of a journal. Times are seconds since 1970.
 
-    `num_requests` is None until all are counted; of them `num_handled` were done before or are finished, the latter
-    `num_finished`, when the note was `updated`.
+    `num_requests` is None until all are counted. When the note was `updated`, `num_handled` of them were done before
+    or finished, `num_finished` by this run, and `num_failed` were on record as errors.
     """
 
     state: State = "running"
-    command: list[str] = field(default_factory=lambda: ["omnicap", *sys.argv[1:]])
+    command: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     omnicap: str = __version__
     host: str = field(default_factory=socket.gethostname)
@@ -41,6 +41,7 @@ class RunMeta:
     num_requests: int | None = None
     num_handled: int = 0
     num_finished: int = 0
+    num_failed: int = 0
 
     @staticmethod
     def path_of(journal: Path) -> Path:
@@ -51,7 +52,7 @@ class RunMeta:
     def write(self, journal: Path) -> None:
         """Put it beside the journal, replacing that of the run before. Raises JournalWriteError."""
         self.updated = time.time()
-        text = orjson.dumps(_utf8(asdict(self)), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        text = orjson.dumps(without_surrogates(asdict(self)), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
         try:
             with replacing(self.path_of(journal)) as file:
                 file.write(text)
@@ -78,12 +79,3 @@ class RunMeta:
             return cls(**values)
         except (OSError, ValueError, TypeError, AttributeError):
             return None
-
-
-def _utf8(value: Any) -> Any:
-    """Command-line words that aren't UTF-8 come as surrogates, which JSON can't hold."""
-    if isinstance(value, dict):
-        return {name: _utf8(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_utf8(inner) for inner in value]
-    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value

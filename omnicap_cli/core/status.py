@@ -18,9 +18,10 @@ from omnicap_cli.errors import JournalError
 
 @dataclass(slots=True, kw_only=True)
 class Status:
-    """Counts of the newest record of each request, and of the latest run. Rates are requests per second.
+    """Counts of the newest record of each request in the journal, and of the latest run.
 
-    `state` is that of the latest run: running, finished, interrupted, failed, killed, or unknown.
+    `state` is that of the latest run: running, finished, interrupted, failed, killed, or unknown. `num_requests`,
+    `num_handled`, `num_run_failed` and `num_left` are of that run alone. `rate` is in requests per second.
     """
 
     journal: str
@@ -31,6 +32,8 @@ class Status:
     num_output_tokens: int = 0
     num_broken_lines: int = 0
     num_requests: int | None = None
+    num_handled: int | None = None
+    num_run_failed: int | None = None
     num_left: int | None = None
     rate: float | None = None
     seconds: float | None = None
@@ -45,6 +48,8 @@ def read_status(path: Path) -> Status:
     except OSError as error:
         hint = "Give the JSONL file that `omnicap caption -o` writes."
         raise JournalError(f"can't read {path}: {error.strerror}", hint=hint) from error
+    if status.num_broken_lines and not status.num_ok + status.num_failed:
+        raise JournalError(f"{path} is not a journal: nothing in it is a record of omnicap")
     meta = RunMeta.read(path)
     if meta:
         _add_run(meta, status)
@@ -93,7 +98,8 @@ def _add_run(meta: RunMeta, status: Status) -> None:
     status.state = "killed" if meta.state == "running" and not _is_alive(meta) else meta.state
     now = time.time() if status.state == "running" else meta.ended or meta.updated
     status.seconds = max(0.0, round(now - meta.started, 1))
-    status.num_requests = meta.num_requests
+    status.num_requests, status.num_handled = meta.num_requests, meta.num_handled
+    status.num_run_failed = meta.num_failed
     if meta.num_requests is not None:
         status.num_left = max(0, meta.num_requests - meta.num_handled)
     if meta.num_finished and status.seconds:

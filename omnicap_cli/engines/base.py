@@ -8,10 +8,16 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final, Literal
+from pathlib import Path
+from typing import Final
 
 from omnicap_cli.core.records import EngineIdentity, Idle, Prompt, Request, Result
 from omnicap_cli.errors import EngineError, MissingExtraError, OptionError, UsageError
+
+_WHAT_IS_HERE: Final = "To read the text of a picture, pass --type ocr (--style text or markdown): that works now."
+_WHAT_IS_NEEDED: Final = """
+For anything else a model is to be passed (--model U4R/OmniCaptioner, or a folder) to an engine that
+runs it (pip install 'omnicap[torch]'). No such engine is in this version yet: wait with installing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +87,8 @@ ENGINES: Final[dict[str, EngineSpec]] = {
 }
 
 
-def choose_engine(name: Literal["auto"] | str, *, prompts: list[Prompt], own_prompt: bool, model: str | None) -> str:
-    """The name of the engine that answers `prompts`, for `--engine auto` too.
+def choose_engine(name: str, *, prompts: list[Prompt], own_prompt: bool, model: str | None) -> str:
+    """The name of the engine that answers `prompts`; `name` may be "auto".
 
     Raises UsageError where the named engine can't do them, EngineError where none here can.
     """
@@ -90,15 +96,15 @@ def choose_engine(name: Literal["auto"] | str, *, prompts: list[Prompt], own_pro
         raise OptionError("--engine", name, f"is not an engine; there are auto, {', '.join(ENGINES)}")
     asked = {(prompt.type, prompt.style) for prompt in prompts}
     if name == "auto":
-        if model is None and not own_prompt and _reads(ENGINES["rapidocr"], asked):
+        if not own_prompt and _reads(ENGINES["rapidocr"], asked) and not _is_language_model(model):
             return "rapidocr"
         raise _no_model_here(asked, own_prompt=own_prompt, model=model)
     if not ENGINES[name].here:
-        raise EngineError(f"--engine {name} is not in this version of omnicap", hint=_what_is_here())
+        raise EngineError(f"--engine {name} is not in this version of omnicap", hint=_WHAT_IS_HERE)
     if own_prompt and ENGINES[name].reads is not None:
         raise UsageError(f"--prompt and --system need a model that follows prompts; {name} only reads text")
     if not _reads(ENGINES[name], asked):
-        raise UsageError(f"{name} can't do {_listed(asked - (ENGINES[name].reads or set()))}", hint=_what_is_here())
+        raise UsageError(f"{name} can't do {_listed(asked - (ENGINES[name].reads or set()))}", hint=_WHAT_IS_HERE)
     return name
 
 
@@ -120,21 +126,18 @@ def _reads(spec: EngineSpec, asked: set[tuple[str, str]]) -> bool:
     return spec.reads is None or asked <= spec.reads
 
 
+def _is_language_model(model: str | None) -> bool:
+    """Whether --model names a vision-language model: a folder with a configuration, or a hub id as OWNER/NAME."""
+    if model is None or Path(model).is_dir():
+        return model is not None and (Path(model) / "config.json").exists()
+    return model.count("/") == 1 and not model.startswith((".", "/", "~"))
+
+
 def _no_model_here(asked: set[tuple[str, str]], *, own_prompt: bool, model: str | None) -> EngineError:
     what = f"--model {model}" if model else "--prompt" if own_prompt else _listed(asked)
     return EngineError(
-        f"nothing here can do {what}: that takes a vision-language model",
-        hint="Install the local engine and pass a model: pip install 'omnicap[torch]', then"
-        " --engine huggingface --model U4R/OmniCaptioner (or a model directory).\n" + _what_is_here(),
+        f"nothing here can do {what}: that takes a vision-language model", hint=_WHAT_IS_HERE + _WHAT_IS_NEEDED
     )
-
-
-def _what_is_here() -> str:
-    here = [name for name, spec in ENGINES.items() if spec.here]
-    missing = [name for name, spec in ENGINES.items() if not spec.here]
-    text = f"This version has the engine{'s' * (len(here) > 1)} {', '.join(here)}"
-    text += f"; {', '.join(missing)} will follow." if missing else "."
-    return text + " rapidocr reads text: --type ocr --style text,markdown."
 
 
 def _listed(pairs: set[tuple[str, str]]) -> str:

@@ -6,9 +6,11 @@ what runs in them.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
+import math
 import os
 import threading
 from collections.abc import Iterable, Iterator
@@ -42,7 +44,7 @@ class RapidOcrEngine(Engine):
         num_workers = options.workers or max(1, num_cores() // _CORES_PER_PROCESS)
         self.identity = EngineIdentity(
             engine="rapidocr",
-            model=options.model or models["rec"].name.split("_rec")[0],
+            model=models["rec"].stem.split("_rec")[0],
             revision=None if options.model else importlib.metadata.version("rapidocr"),
             fingerprint=_fingerprint(models.values(), with_times=options.model is not None),
         )
@@ -75,6 +77,8 @@ def find_models(folder: Path) -> dict[str, Path]:
 
     Raises OptionError where a part is missing or there are several.
     """
+    if not folder.is_dir():
+        raise OptionError("--model", str(folder), "is not a folder", hint="rapidocr takes a folder of PP-OCR models.")
     found: dict[str, Path] = {}
     for part in PARTS:
         files = sorted(folder.glob(f"*_{part}_*.onnx")) + sorted(folder.glob(f"{part}.onnx"))
@@ -86,10 +90,12 @@ def find_models(folder: Path) -> dict[str, Path]:
 
 
 def num_cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """The cores that this process may use, by its affinity and by the quota of its container."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # no cgroup v2, or "max": no quota
+        quota, period = map(int, Path("/sys/fs/cgroup/cpu.max").read_text().split())
+        cores = min(cores, max(1, math.ceil(quota / period)))
+    return cores
 
 
 def builtin_models() -> Path:

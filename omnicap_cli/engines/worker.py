@@ -1,4 +1,4 @@
-"""The inside of a process of a WorkerPool: `python -m omnicap_cli.engines.worker MODULE:CLASS`.
+"""The inside of a process of a WorkerPool, which runs `main` with MODULE:CLASS as the only argument.
 
 It reads tasks from its standard input and writes results to its standard output, both pickled, and ends when its
 input does. Nothing that a library prints gets out of it.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import pickle
+import signal
 import sys
 import time
 import traceback
@@ -29,7 +30,9 @@ class Worker(Protocol):
 
 
 def main() -> None:
-    """Serve until the input ends."""
+    """Serve until the input ends, whatever signal goes to all processes of the group: the pool decides."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     tasks, results = _private_pipes()
     config = pickle.load(tasks)
     worker, ready = _load(sys.argv[1], config)
@@ -105,7 +108,3 @@ def _send(pipe: IO[bytes], message: Any) -> None:
 def _where(error: BaseException) -> str:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"raised in {frame.filename}:{frame.lineno}"
-
-
-if __name__ == "__main__":
-    main()

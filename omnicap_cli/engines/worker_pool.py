@@ -84,7 +84,9 @@ class WorkerPool:
             for request in requests:
                 if stop.is_set() or self._closing:
                     break
-                if isinstance(request, Request):
+                if isinstance(request, Request) and request.item.error:
+                    self._done.put(Result.failed(request, request.item.error))
+                elif isinstance(request, Request):
                     task.append(request)
                     if not request.num_following:
                         self._put(task, stop)
@@ -191,6 +193,8 @@ class WorkerPool:
 
 
 _NOTHING: Final[Task] = []
+# not `-m`, which looks for modules in the current folder first: that may be somebody's data set
+_START: Final = "import sys; sys.path[:] = {path!r}; from omnicap_cli.engines.worker import main; main()"
 
 
 class _WorkerDiedError(Exception):
@@ -203,7 +207,7 @@ class _Worker:
     def __init__(self, target: str, config: Any) -> None:
         self.ready = False
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "omnicap_cli.engines.worker", target],
+            [sys.executable, "-c", _START.format(path=sys.path), target],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for the process that the user started; it tells this one

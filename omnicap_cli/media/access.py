@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 from omnicap_cli.errors import AccessError, DecodeError, ItemError, LinkLoopError, NotFoundError
 
@@ -10,7 +11,8 @@ from omnicap_cli.errors import AccessError, DecodeError, ItemError, LinkLoopErro
 def unreadable(error: Exception) -> ItemError:
     """The ItemError for what the system or a decoder said of a file."""
     if isinstance(error, FileNotFoundError):
-        return NotFoundError("no such file, or a link whose target is gone")
+        is_link = error.filename is not None and os.path.islink(error.filename)
+        return NotFoundError("a link whose target is gone" if is_link else "no such file")
     if isinstance(error, PermissionError):
         return AccessError("no permission to read it")
     if isinstance(error, OSError) and error.errno == errno.ELOOP:

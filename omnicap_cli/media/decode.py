@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 from PIL import Image
 
 from omnicap_cli.core.records import Item, Settings
-from omnicap_cli.errors import ItemError
+from omnicap_cli.errors import ItemError, OutOfMemoryError
 from omnicap_cli.media import images, pdf
 
 T = TypeVar("T")
@@ -86,3 +86,5 @@ def _decoded(element: T, decoder: Callable[[T], Pixels]) -> Pixels | ItemError:
         return decoder(element)
     except ItemError as error:
         return error
+    except MemoryError:
+        return OutOfMemoryError("not enough memory to decode it; with fewer --workers there is more for each")

@@ -37,7 +37,6 @@ _CORRUPT: Final = (  # what Pillow was seen to raise on damaged files
         TypeError,
         EOFError,
         ArithmeticError,
-        MemoryError,
     ),
     *(struct.error, AttributeError, RuntimeError),
 )
@@ -143,6 +142,8 @@ def _unidentified(path: str) -> ItemError:
         text = codecs.getincrementaldecoder("utf-8")().decode(head)  # which lets the last character be cut
         if all(character.isprintable() or character.isspace() for character in text):
             return UnsupportedError("not an image: it holds text")
+    if head.startswith(b"PK\x03\x04"):
+        return UnsupportedError("not an image: a zip archive or an office document")
     return UnsupportedError("not an image in a format that is read here, or one damaged in its header")
 
 

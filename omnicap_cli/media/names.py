@@ -26,6 +26,8 @@ def shown_path(path: str) -> str:
 
 def plain_path(path: str) -> str:
     """`path` without `./` and doubled slashes, with `/` between folders. Two spellings of one path become one."""
+    if "://" in path:
+        return path
     path = _DOT_STEPS.sub("", path)
     while path.startswith("./"):
         path = path[2:].lstrip("/")

@@ -5,6 +5,8 @@ PDFium is not thread-safe, so every call into it stands under one lock.
 
 from __future__ import annotations
 
+import atexit
+import bisect
 import contextlib
 import math
 import mmap
@@ -21,12 +23,20 @@ from omnicap_cli.media.images import Size, check_size, to_rgb
 
 _POINTS_PER_INCH: Final = 72
 _lock = threading.Lock()
+atexit.register(_lock.acquire)  # before PDFium is taken down: wait for the call that another thread is in
 
 
 def num_pages(path: str) -> int:
-    """How many pages a PDF has. Raises EncryptedError, DecodeError or another ItemError."""
+    """How many pages a PDF has. Raises EncryptedError, DecodeError or another ItemError.
+
+    A damaged or malicious file may claim more than there are: then those up to the first that can't be opened, and
+    that one, so that the damage is on record.
+    """
     with _opened(path) as document:
-        return len(document)
+        count = len(document)
+        if _opens(document, count):
+            return count
+        return 1 + bisect.bisect_left(range(1, count), True, key=lambda page: not _opens(document, page))
 
 
 def page_size(path: str, page: int, *, dpi: int) -> Size:
@@ -41,12 +51,13 @@ def decode_page(path: str, page: int, *, dpi: int, max_decode_pixels: int) -> Im
     Raises TooLargeError before rendering if that takes more than `max_decode_pixels`.
     """
     with _opened(path) as document:
+        document.init_forms()  # else what is filled into a form is not drawn
         sheet = _page(document, page)
         check_size(*_pixel_size(sheet, dpi), max_decode_pixels=max_decode_pixels)
         try:
             # a picture in the page's own colours is smaller, but only RGB is the same for every page
             return to_rgb(sheet.render(scale=_scale(dpi), rev_byteorder=True).to_pil())
-        except (pypdfium2.PdfiumError, ValueError, MemoryError) as error:
+        except (pypdfium2.PdfiumError, ValueError) as error:
             raise DecodeError(f"page {page} can't be rendered: {error}") from error
 
 
@@ -75,6 +86,14 @@ def _refused(file: BinaryIO, error: Exception) -> ItemError:
         if "password" in str(error).lower() and content.find(b"/Encrypt") >= 0:
             return EncryptedError("the PDF asks for a password; save it without one")
     return DecodeError("a damaged PDF, or one without pages")
+
+
+def _opens(document: Any, page: int) -> bool:
+    try:
+        _page(document, page).close()
+    except DecodeError:
+        return False
+    return True
 
 
 def _page(document: Any, page: int) -> Any:

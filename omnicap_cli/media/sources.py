@@ -5,10 +5,12 @@ Nothing is held but the folder at hand: a million files cost no more memory than
 
 from __future__ import annotations
 
+import codecs
 import functools
 import glob
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -25,6 +27,8 @@ from omnicap_cli.errors import (
     ItemError,
     LinkLoopError,
     ManifestError,
+    OmnicapError,
+    UnsupportedError,
 )
 from omnicap_cli.media.access import unreadable
 from omnicap_cli.media.names import plain_path, printable, shown_path
@@ -38,6 +42,7 @@ IMAGE_SUFFIXES: Final = frozenset(
     )
 )
 PDF_SUFFIX: Final = ".pdf"
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _BLOCK_BYTES: Final = 1 << 20
 _EXCERPT_BYTES: Final = 200
 
@@ -63,6 +68,8 @@ class Sources:
     def _items_of(self, given: str) -> Iterator[Item]:
         if given == "-":
             yield from self._stdin_items()
+        elif _URL.match(given):
+            yield _broken(given, UnsupportedError("a URL: this version reads files, so download it first"))
         elif glob.has_magic(given) and not os.path.lexists(given):
             yield from self._glob_items(given)
         else:
@@ -80,7 +87,7 @@ class Sources:
         assert self.stdin is not None, "who passes '-' passes stdin"
         for raw in _split(self.stdin, b"\0" if self.null else b"\n"):
             line = os.fsdecode(raw)
-            if line.startswith("{") and not os.path.lexists(line):
+            if line.lstrip(" \t").startswith("{") and not os.path.lexists(line):
                 yield from self._manifest_items(raw)
             elif line.endswith("\r") and not os.path.lexists(line):
                 if line != "\r":
@@ -103,7 +110,10 @@ class Sources:
             yield _broken(_excerpt(raw), ManifestError(hint))
         else:
             own_id = row.pop("id", None)
-            yield from self._path_items(path, own_id=None if own_id is None else str(own_id), meta=row)
+            if own_id is not None and os.path.isdir(path):
+                yield _broken(path, ManifestError("an id can't name all files of a folder"), own_id=str(own_id))
+            else:
+                yield from self._path_items(path, own_id=None if own_id is None else str(own_id), meta=row)
 
     def _path_items(
         self, path: str, *, own_id: str | None = None, meta: Mapping[str, Any] | None = None
@@ -117,13 +127,15 @@ class Sources:
             yield from self._file_items(path, state, own_id=own_id, meta=meta or {})
             return
         found = False
-        for item in self._folder_items(path, ancestors=()):
+        for item in self._folder_items(path, ancestors=(), meta=meta or {}):
             found = True
             yield item
         if not found:
             self.warn(f"no pictures or PDFs in {printable(shown_path(path))}")
 
-    def _folder_items(self, folder: str, *, ancestors: tuple[tuple[int, int], ...]) -> Iterator[Item]:
+    def _folder_items(
+        self, folder: str, *, ancestors: tuple[tuple[int, int], ...], meta: Mapping[str, Any]
+    ) -> Iterator[Item]:
         """Files of a tree in the order of their names, links followed, hidden names left out."""
         try:
             state = os.stat(folder)
@@ -132,17 +144,17 @@ class Sources:
                 raise LinkLoopError("a link that leads back to a folder it is in")
             names, folders = _list_folder(folder)
         except LinkLoopError as error:
-            yield _broken(folder, error)
+            yield _broken(folder, error, meta=meta)
             return
         except OSError as error:
-            yield _broken(folder, unreadable(error))
+            yield _broken(folder, unreadable(error), meta=meta)
             return
         for name in names:
             path = os.path.join(folder, name)
             if name in folders:
-                yield from self._folder_items(path, ancestors=(*ancestors, here))
+                yield from self._folder_items(path, ancestors=(*ancestors, here), meta=meta)
             else:
-                yield from self._path_items(path)
+                yield from self._path_items(path, meta=meta)
 
     def _file_items(
         self, path: str, state: os.stat_result, *, own_id: str | None, meta: Mapping[str, Any]
@@ -172,8 +184,8 @@ def unique_items(items: Iterable[Item]) -> Iterator[Item]:
     seen = KeyIndex()
     for item in items:
         name = _digest(item.id)
-        media = _digest(f"{plain_path(item.media.path)}\0{item.media.page}")
-        what = int.from_bytes(media[:7], "big")
+        columns = orjson.dumps(dict(item.meta), option=orjson.OPT_SORT_KEYS).decode()
+        what = int.from_bytes(_digest(f"{plain_path(item.media.path)}\0{item.media.page}\0{columns}")[:7], "big")
         if seen.get(name) is None:
             seen.set(name, what)
             yield item
@@ -217,12 +229,23 @@ def _excerpt(raw: bytes) -> str:
 
 def _split(stream: BinaryIO, separator: bytes) -> Iterator[bytes]:
     """The pieces of a stream as soon as they come, empty ones left out."""
-    rest = b""
-    while block := getattr(stream, "read1", stream.read)(_BLOCK_BYTES):
+    rest, begun = b"", False
+    while block := _read(stream):
         *pieces, rest = (rest + block).split(separator)
+        if pieces and not begun:
+            pieces[0], begun = pieces[0].removeprefix(codecs.BOM_UTF8), True
         yield from filter(None, pieces)
     if rest:
-        yield rest
+        yield rest if begun else rest.removeprefix(codecs.BOM_UTF8)
+
+
+def _read(stream: BinaryIO) -> bytes:
+    """What is there, at least one byte until the end."""
+    read: Callable[[int], bytes] = getattr(stream, "read1", stream.read)
+    try:
+        return read(_BLOCK_BYTES)
+    except OSError as error:
+        raise OmnicapError(f"can't read the standard input: {error.strerror}") from error
 
 
 def _list_folder(folder: str) -> tuple[list[str], set[str]]:

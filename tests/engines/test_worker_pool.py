@@ -27,6 +27,7 @@ SECONDS = 60  # for what must happen at all; nothing is measured
 @pytest.fixture(autouse=True)
 def findable_worker(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(SUPPORT))
+    monkeypatch.syspath_prepend(SUPPORT)
     monkeypatch.delenv("OMNICAP_DEBUG", raising=False)
 
 
@@ -63,7 +64,8 @@ def children():
     found = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            if process.status() != psutil.STATUS_ZOMBIE and "omnicap_cli.engines.worker" in process.cmdline():
+            command = " ".join(process.cmdline())
+            if process.status() != psutil.STATUS_ZOMBIE and "omnicap_cli.engines.worker" in command:
                 found.append(process.pid)
     return [pid for pid in found if pid not in _earlier]
 
