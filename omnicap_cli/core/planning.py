@@ -18,7 +18,7 @@ class RequestPlan:
     prompts: Sequence[Prompt]
     engine: EngineIdentity
     settings: Settings
-    _digests: dict[tuple[int, bool], bytes] = field(default_factory=dict)
+    _digests: dict[tuple[int, str], bytes] = field(default_factory=dict)
 
     @property
     def prompt_names(self) -> list[str]:
@@ -40,7 +40,7 @@ class RequestPlan:
 
     def _digest(self, number: int, media: MediaRef) -> bytes:
         """What a key takes from everything but the item: the same for all items of one kind, so kept."""
-        place = (number, media.page is None)
+        place = (number, media.kind)
         if place not in self._digests:
             named = [astuple(self.prompts[number]), astuple(self.engine), self.settings.of(media)]
             self._digests[place] = hashlib.sha256(orjson.dumps(named, option=orjson.OPT_SORT_KEYS)).digest()

@@ -20,11 +20,13 @@ FinishReason = Literal["stop", "length", "repetition"]
 class MediaRef:
     """Where the pixels of an item are; whoever uses them decodes them from here.
 
-    `path` is spelled as Python spells it (bytes that are not UTF-8 as surrogates); `page` counts from 1.
+    `path` is spelled as Python spells it (bytes that are not UTF-8 as surrogates); `page`, of a PDF or of a TIFF with
+    several, counts from 1.
     """
 
     path: str
     page: int | None = None
+    kind: Literal["image", "pdf"] = "image"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +96,7 @@ class Settings:
     def of(self, media: MediaRef) -> dict[str, int]:
         """The settings that change the result for `media`: only a PDF page has a resolution to choose."""
         chosen = {
-            "dpi": self.dpi if media.page else None,
+            "dpi": self.dpi if media.kind == "pdf" else None,
             "min_pixels": self.min_pixels,
             "max_pixels": self.max_pixels,
         }

@@ -29,10 +29,11 @@ def decode(item: Item, settings: Settings) -> Pixels:
     if item.error:
         raise item.error
     media, limit = item.media, settings.max_decode_pixels
-    if media.page is None:
-        image = images.decode_image(media.path, max_decode_pixels=limit)
+    page = media.page or 1
+    if media.kind == "pdf":
+        image = pdf.decode_page(media.path, page, dpi=settings.dpi, max_decode_pixels=limit)
     else:
-        image = pdf.decode_page(media.path, media.page, dpi=settings.dpi, max_decode_pixels=limit)
+        image = images.decode_image(media.path, page, max_decode_pixels=limit)
     fitted = images.fit_pixels(image, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
     return Pixels(fitted, image.width, image.height)
 
@@ -41,10 +42,10 @@ def probe(item: Item, settings: Settings) -> images.Size:
     """The size that `decode` would report, from headers alone. Raises an ItemError where there is none."""
     if item.error:
         raise item.error
-    media = item.media
-    if media.page is None:
-        return images.header_size(media.path, max_decode_pixels=settings.max_decode_pixels)
-    return pdf.page_size(media.path, media.page, dpi=settings.dpi)
+    media, page = item.media, item.media.page or 1
+    if media.kind == "pdf":
+        return pdf.page_size(media.path, page, dpi=settings.dpi)
+    return images.header_size(media.path, page, max_decode_pixels=settings.max_decode_pixels)
 
 
 def decode_ahead(

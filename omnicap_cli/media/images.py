@@ -50,23 +50,31 @@ class Size(NamedTuple):
     height: int
 
 
-def header_size(path: str, *, max_decode_pixels: int | None = None) -> Size:
+def num_pages(path: str) -> int:
+    """How many pages a TIFF has; of other formats the frames of an animation. Raises an ItemError as `header_size`."""
+    with _opened(path, None) as image:
+        return int(getattr(image, "n_frames", 1))
+
+
+def header_size(path: str, page: int = 1, *, max_decode_pixels: int | None = None) -> Size:
     """The size of an image file, read from its header alone.
 
     Raises an ItemError where the file is missing, unreadable, empty, damaged or not an image.
     """
     with _opened(path, max_decode_pixels) as image:
+        image.seek(page - 1)
         width, height = image.size
         turned = image.format != "TIFF" and _orientation(image) in _TURNED  # Pillow's size of a TIFF is turned already
         return Size(height, width) if turned else Size(width, height)
 
 
-def decode_image(path: str, *, max_decode_pixels: int) -> Image.Image:
-    """The first frame of an image file: 8-bit RGB, turned upright, transparency over white.
+def decode_image(path: str, page: int = 1, *, max_decode_pixels: int) -> Image.Image:
+    """One page of an image file, by default its first frame: 8-bit RGB, turned upright, transparency over white.
 
     Raises TooLargeError before decoding if there are more than `max_decode_pixels`, or another ItemError.
     """
     with _opened(path, max_decode_pixels) as image:
+        image.seek(page - 1)
         check_size(*image.size, max_decode_pixels=max_decode_pixels)
         try:
             image.load()

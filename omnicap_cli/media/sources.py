@@ -34,6 +34,7 @@ from omnicap_cli.media.access import unreadable
 from omnicap_cli.media.names import plain_path, printable, shown_path
 
 Fingerprint = Literal["stat", "content"]
+Kind = Literal["image", "pdf"]
 IMAGE_SUFFIXES: Final = frozenset(
     (
         *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
@@ -41,6 +42,7 @@ IMAGE_SUFFIXES: Final = frozenset(
         *(".avif", ".avifs", ".heic", ".heif", ".hif"),
     )
 )
+TIFF_SUFFIXES: Final = (".tif", ".tiff")
 PDF_SUFFIX: Final = ".pdf"
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _BLOCK_BYTES: Final = 1 << 20
@@ -166,17 +168,27 @@ class Sources:
             if state.st_size == 0:
                 raise EmptyFileError("the file is empty")
             fingerprint = _stat_print(state) if self.fingerprint == "stat" else _content_print(path)
-            if _suffix(path) != PDF_SUFFIX:
-                yield make(fingerprint=fingerprint)
-                return
-            from omnicap_cli.media import pdf
-
-            pages = pdf.num_pages(path)
+            kind, num_pages = _pages(path)
         except ItemError as error:
             yield make(fingerprint=_stat_print(state), error=error)
         else:
-            for page in range(1, pages + 1):
-                yield make(fingerprint=fingerprint, page=page)
+            for page in range(1, num_pages + 1) if num_pages else (None,):
+                yield make(fingerprint=fingerprint, page=page, kind=kind)
+
+
+def _pages(path: str) -> tuple[Kind, int]:
+    """How a file is decoded, and its pages if they are items of their own: those of a PDF, or of a TIFF of several."""
+    suffix = _suffix(path)
+    if suffix == PDF_SUFFIX:
+        from omnicap_cli.media import pdf
+
+        return "pdf", pdf.num_pages(path)
+    if suffix in TIFF_SUFFIXES:
+        from omnicap_cli.media import images
+
+        num_pages = images.num_pages(path)
+        return "image", num_pages if num_pages > 1 else 0
+    return "image", 0
 
 
 def unique_items(items: Iterable[Item]) -> Iterator[Item]:
@@ -200,6 +212,7 @@ def _item(
     *,
     fingerprint: str,
     page: int | None = None,
+    kind: Kind = "image",
     own_id: str | None = None,
     meta: Mapping[str, Any] | None = None,
     error: ItemError | None = None,
@@ -209,7 +222,7 @@ def _item(
     return Item(
         id=f"{name}#page={page}" if page else name,
         image=shown,
-        media=MediaRef(path=path, page=page),
+        media=MediaRef(path=path, page=page, kind=kind),
         fingerprint=fingerprint,
         meta=meta or {},
         error=error,

@@ -267,7 +267,7 @@ def test_pdfs_with_odd_names(tmp_path, name):
 
 def test_decode_and_probe_of_a_page(tmp_path):
     path = save(tmp_path, pdf((100, 100), (200, 100)))
-    item = Item(id="a#page=2", image="a", media=MediaRef(path=path, page=2), fingerprint="")
+    item = Item(id="a#page=2", image="a", media=MediaRef(path=path, page=2, kind="pdf"), fingerprint="")
     pixels = decode(item, Settings(dpi=144, max_pixels=20_000))
     assert (pixels.width, pixels.height) == (400, 200) == probe(item, Settings(dpi=144))
     assert pixels.image.size == (200, 100)

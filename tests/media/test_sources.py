@@ -282,7 +282,7 @@ def test_a_pdf_is_an_item_for_each_page(here):
     make("p/doc.pdf", "p/Other.PDF", data=pdf((100, 100), (200, 100), (100, 200)))
     found = items("p/doc.pdf")
     assert [item.id for item in found] == ["p/doc.pdf#page=1", "p/doc.pdf#page=2", "p/doc.pdf#page=3"]
-    assert [item.media for item in found] == [MediaRef(path="p/doc.pdf", page=page) for page in (1, 2, 3)]
+    assert [item.media for item in found] == [MediaRef(path="p/doc.pdf", page=page, kind="pdf") for page in (1, 2, 3)]
     assert {item.image for item in found} == {"p/doc.pdf"}
     assert len({item.fingerprint for item in found}) == 1
     assert ids("p/Other.PDF")[2] == "p/Other.PDF#page=3"
