@@ -98,7 +98,7 @@ def bare_seconds(pages: Path) -> float:
 
 def pipeline_seconds(pages: Path, folder: Path) -> float:
     """The whole way from a folder into a journal on disk."""
-    engine = RapidOcrEngine(EngineOptions())
+    engine = RapidOcrEngine(EngineOptions(workers=1))  # with all cores, as the bare loop has them
     plan = RequestPlan(prompts=prompts(), engine=engine.identity, settings=Settings())
     clock: list[float] = []
     with Journal(folder / f"{time.monotonic_ns()}.jsonl") as journal:
