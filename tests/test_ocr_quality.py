@@ -12,8 +12,10 @@ from rapidfuzz.distance import Levenshtein
 from rapidocr import RapidOCR
 
 from omnicap_cli.engines.layout import to_text
+from omnicap_cli.engines.markdown import to_markdown
 from omnicap_cli.engines.rapidocr import RecogniserConfig, builtin_models, find_models, num_cores
 from omnicap_cli.engines.rapidocr_worker import Recogniser
+from omnicap_cli.media.pdf import decode_page
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
@@ -65,3 +67,64 @@ def test_a_page_of_many_screens_is_read_whole_and_each_line_once(recogniser):
         drawing.text((40, 20 + 46 * number), line, font=ImageFont.load_default(28), fill="black")
     assert page.height > 5 * page.width
     assert to_text(recogniser.boxes(np.asarray(page))).splitlines() == lines
+
+
+def test_paragraphs_of_a_letter_are_joined_and_its_addresses_are_not(recogniser):
+    letter = ""
+    for page in (1, 2):
+        picture = decode_page(str(EXAMPLES / "letter.pdf"), page, dpi=200, max_decode_pixels=10**8)
+        letter += to_markdown(recogniser.boxes(np.asarray(picture))) + "\n\n"
+    # as typed in letter.py, where blank lines part paragraphs
+    blocks = letter.strip().split("\n\n")
+    assert [block for block in blocks if "\n" in block] == [
+        "Eleanor Whitcombe\nKeeper's Cottage\nSaltmarsh Point\n9 April 2025",
+        "Mr Daniel Okafor\nHarbour Museum\nQuay Street\nAlderbrook",
+        "Monday 12 May: your van collects the lamp, any time after 10 am\n"
+        "Saturday 24 May: the exhibition opens\n"
+        "Sunday 14 September: last day\n"
+        "Friday 19 September: the lamp comes home",
+    ]
+    assert [(block[:9], block[-9:]) for block in blocks if len(block) > 120] == [
+        ("Thank you", "e summer."),
+        ("You asked", "his life."),
+        ("The lamp ", " to 1951."),
+        ("It must n", " drawing."),
+        ("The log m", " morning."),
+        ("Monday 12", "omes home"),
+        ("Please co", "to offer."),
+    ]
+
+
+@pytest.mark.parametrize("photograph", ["astronaut", "chelsea", "coffee", "logo", "rocket"])
+def test_a_picture_without_text_has_no_boxes(recogniser, photograph):
+    picture = getattr(skimage.data, photograph)()[:, :, :3]
+    assert recogniser.boxes(picture) == []
+
+
+@pytest.mark.parametrize("character", ["7", "K"])
+def test_one_large_character_is_text(recogniser, character):
+    sign = drawn(character, size=160, margin=60)
+    assert to_text(recogniser.boxes(sign)) == character
+
+
+@pytest.mark.parametrize(
+    ("text", "size", "margin"),
+    [
+        ("looked", 20, 0),
+        ("himself in this", 40, 0),
+        ("they point write got one\nbecause we mother", 12, 1),
+        ("year turned find in\nhimself was up", 40, 6),
+        ("a line that is more than eight times as wide as it is high", 30, 2),
+    ],
+)
+def test_text_that_is_cut_out_closely_is_read(recogniser, text, size, margin):
+    assert to_text(recogniser.boxes(drawn(text, size=size, margin=margin))) == text
+
+
+def drawn(text: str, *, size: int, margin: int) -> np.ndarray:
+    """Black on white, cut out with a margin in pixels."""
+    font = ImageFont.load_default(size)
+    left, top, right, bottom = ImageDraw.Draw(Image.new("RGB", (1, 1))).multiline_textbbox((0, 0), text, font=font)
+    picture = Image.new("RGB", (int(right - left) + 2 * margin, int(bottom - top) + 2 * margin), "white")
+    ImageDraw.Draw(picture).multiline_text((margin - left, margin - top), text, font=font, fill="black")
+    return np.asarray(picture)

@@ -12,12 +12,21 @@ from functools import reduce
 from itertools import pairwise
 from statistics import median_low
 
-from omnicap_cli.engines.boxes import Line, TextBox, is_cjk, join_wrapped, text_width, weighted_median
+from omnicap_cli.engines.boxes import (
+    Interval,
+    Line,
+    TextBox,
+    is_cjk,
+    join_wrapped,
+    text_width,
+    weighted_median,
+)
 from omnicap_cli.engines.layout import reading_order
 from omnicap_cli.engines.tables import cells_of, split_tables, table_markdown
 
 _HEADING_RATIO = 1.3  # of the body height: boxes of lines of one font differ by about a tenth
 _TIER_RATIO = 0.85  # of the highest heading of a tier
+_LONG = 0.8  # of the column's width: what a ragged line of wrapped text reaches, and a line of an address doesn't
 _BULLET = re.compile(r"(?:[•·○◦▪■●‣∙]\s*|[-*–]\s+)(?=\S)")
 _NUMBER = re.compile(r"\(?(\d{1,3})(?:[.)](?!\d)|、)\s*(?=\S)")
 _SENTENCE_END = (".", "!", "?", ":", ";", "。", "！", "？", "：", "；", '"', "”", "」")
@@ -86,7 +95,7 @@ def _blocks(lines: Sequence[Line], headings: _Headings) -> Iterator[str]:
             if level:
                 yield "#" * level + " " + reduce(join_wrapped, (line.text for line in part))
             else:
-                yield _body(part)
+                yield _body(part, _column(part, lines))
 
 
 def _split_spaced(lines: Sequence[Line], headings: _Headings) -> list[list[Line]]:
@@ -108,15 +117,23 @@ def _is_apart(above: Line, below: Line, usual_pitch: float) -> bool:
     return pitch > 2.2 * height or pitch > max(1.4 * usual_pitch, height)
 
 
-def _body(lines: Sequence[Line]) -> str:
+def _column(part: Sequence[Line], region: Iterable[Line]) -> Interval:
+    """From where to where text runs that begins where a part does; rows of cells don't count."""
+    left, height = min(line.left for line in part), part[0].height
+    near = (line for line in region if abs(line.left - left) < 2 * height and len(cells_of(line)) == 1)
+    return Interval(left, max(line.right for line in (*part, *near)))
+
+
+def _body(lines: Sequence[Line], column: Interval) -> str:
     """Paragraphs, list items, and lines that end where they were meant to end."""
     entries: list[_Entry] = []
     right = max(line.right for line in lines)
-    pairs = [(above, below) for above, below in pairwise(lines) if not _list_item(below.text)]
-    is_prose = 2 * sum(_is_full(above, below, right) for above, below in pairs) > len(pairs)
-    for line in lines:
+    wrapped = [_is_full(*pair, right) or _runs_on(*pair, column) for pair in pairwise(lines)]
+    votes = [wraps for wraps, line in zip(wrapped, lines[1:], strict=True) if not _list_item(line.text)]
+    is_prose = 2 * sum(votes) > len(votes) and not _is_verse(lines)
+    for line, wraps in zip(lines, (False, *wrapped), strict=True):
         item = _list_item(line.text)
-        if entries and not item and _is_wrapped(entries[-1], line, right, is_prose):
+        if wraps and not item and _belongs(entries[-1], line, is_prose):
             last = entries.pop()
             entries.append(_Entry(join_wrapped(last.text, line.text), last.is_item, last.first, line))
         else:
@@ -136,14 +153,23 @@ def _list_item(text: str) -> str:
     return ""
 
 
-def _is_wrapped(entry: _Entry, line: Line, right: float, is_prose: bool) -> bool:
-    """Whether a line goes on with an entry: an indented one with an item, one that isn't with a paragraph."""
+def _belongs(entry: _Entry, line: Line, is_prose: bool) -> bool:
+    """Whether a line stands where an entry goes on: indented in an item, not indented in a paragraph."""
     above = entry.last
     if entry.is_item:
         belongs = line.left - entry.first.left > 0.5 * line.height
     else:
         belongs = is_prose and line.left - above.left < 0.8 * line.height and text_width(above.text) >= 20
-    return belongs and _is_full(above, line, right) and len(cells_of(above)) == len(cells_of(line)) == 1
+    return belongs and len(cells_of(above)) == len(cells_of(line)) == 1
+
+
+def _is_verse(lines: Sequence[Line]) -> bool:
+    """Whether each of several lines begins with a capital, as lines of verse do and wrapped ones hardly ever."""
+    return (
+        len(lines) >= 4
+        and all(line.text[0].isupper() for line in lines)
+        and not all(line.text.isupper() for line in lines)
+    )
 
 
 def _is_full(above: Line, below: Line, right: float) -> bool:
@@ -151,6 +177,12 @@ def _is_full(above: Line, below: Line, right: float) -> bool:
     word = below.text[:2] if is_cjk(below.text[0]) else below.text.split()[0]
     width = (below.right - below.left) * text_width(word) / text_width(below.text)
     return right - above.right <= width + 0.6 * above.height
+
+
+def _runs_on(above: Line, below: Line, column: Interval) -> bool:
+    """Whether a sentence goes on below a long line, however ragged the right edge is."""
+    is_long = above.right - column.start >= _LONG * (column.end - column.start)
+    return is_long and not above.text.endswith(_SENTENCE_END) and below.text[0].islower()
 
 
 def _separator(above: _Entry, below: _Entry, is_prose: bool) -> str:

@@ -23,8 +23,11 @@ from omnicap_cli.media.decode import Pixels
 
 _WRITERS: Final[dict[str, Callable[[list[TextBox]], str]]] = {"text": to_text, "markdown": to_markdown}
 _MIN_SIDE: Final = 8  # in pixels; nothing in a thinner picture can be read
+_SHORTEST_SIDE: Final = 184  # in pixels; the library enlarges this four times, and small text needs no more
 _LONGEST_SIDE: Final = 2000  # in pixels; the library shrinks larger pictures to this
 _DOUBTFUL: Final = 0.85  # a page read with less confidence may stand on its head
+_SURE: Final = 0.9  # a large character drawn as text scores more, an eye or a cup that looks like one mostly less
+_READ_HEIGHT: Final = 48  # in pixels, of a line as the recogniser sees it; what is higher lacks no detail
 _TALL: Final = 1.5  # height over width at which the library turns a box by 90 degrees before reading it
 _MAX_RATIO: Final = 4  # of height to width, for one look at a picture
 
@@ -65,8 +68,14 @@ class Recogniser:
         """What is recognised on an RGB picture, shape (height, width, 3), unordered.
 
         A page that lies on its side or upside down is turned first; the boxes are those of the turned page. (The
-        library's own classifier decides line by line, and was seen to turn clean upright lines over.)
+        library's own classifier decides line by line, and was seen to turn clean upright lines over.) One large
+        doubtful character and nothing else is a photograph's shape rather than text.
         """
+        boxes = self._turned(rgb)
+        return [] if len(boxes) == 1 and _is_shape(boxes[0]) else boxes
+
+    def _turned(self, rgb: np.ndarray) -> list[TextBox]:
+        """What is recognised on a picture the right way up."""
         picture = np.ascontiguousarray(rgb[:, :, ::-1])
         boxes = self._read(picture)
         for quarter_turns in _turns_to_try(boxes):
@@ -156,6 +165,12 @@ def _is_tall(box: TextBox) -> bool:
     return abs(bottom - top) > _TALL * abs(right - left)
 
 
+def _is_shape(box: TextBox) -> bool:
+    """Whether a box is a single character that could be read well by its size, and wasn't."""
+    ys = [y for _, y in box.quad]
+    return len(box.text) == 1 and box.score < _SURE and max(ys) - min(ys) > _READ_HEIGHT
+
+
 def _middle(box: TextBox) -> float:
     """The y coordinate of its centre, in pixels."""
     return sum(y for _, y in box.quad) / 4
@@ -166,8 +181,17 @@ def _lowered(box: TextBox, pixels: int) -> TextBox:
 
 
 def _widened(picture: np.ndarray) -> np.ndarray:
-    """A tall narrow picture with its right edge drawn out: the detector enlarges the shorter side to 736 pixels."""
+    """A small or a tall narrow picture with more room to the right and below, in the colour of its border.
+
+    The library enlarges the shorter side to 736 pixels, and pads what is over eight times as wide as high in black.
+    Without this, lines cut out closely are slow to read, and read worse.
+    """
     height, width = picture.shape[:2]
-    if height <= _MAX_RATIO * width:
+    new_width = max(width, _SHORTEST_SIDE, height // 2 if height > _MAX_RATIO * width else 0)
+    new_height = max(height, _SHORTEST_SIDE, math.ceil(width / 8))
+    if (new_height, new_width) == (height, width):
         return picture
-    return cv2.copyMakeBorder(picture, 0, 0, 0, height // 2 - width, cv2.BORDER_REPLICATE)
+    border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+    colour = np.median(border, axis=0).tolist()
+    below, right = new_height - height, new_width - width
+    return cv2.copyMakeBorder(picture, 0, below, 0, right, cv2.BORDER_CONSTANT, value=colour)

@@ -254,6 +254,54 @@ def test_markdown_keeps_short_lines():
     )
 
 
+RAGGED = (
+    "The boat that we had hired, although it was old and slow,",  # much longer than what follows
+    "had two good sails and a stove in the cabin. We",
+    "left the harbour before six, and with a wind that",
+    "was just strong enough, and nobody on the quay",
+    "to see us off.",
+)
+SENDER = ("Ada Lovelace", "12 St James's Square", "London")
+
+
+def test_markdown_joins_a_paragraph_with_a_ragged_right_edge():
+    boxes = [*lines(SENDER, 430, 10), *lines(SENDER, 40, 120), *lines(RAGGED, 40, 240), box("With regards,", 40, 400)]
+    assert to_markdown(boxes) == (
+        "Ada Lovelace\n12 St James's Square\nLondon\n\n"
+        "Ada Lovelace\n12 St James's Square\nLondon\n\n"
+        "The boat that we had hired, although it was old and slow, had two good sails and a stove in the cabin. "
+        "We left the harbour before six, and with a wind that was just strong enough, and nobody on the quay to "
+        "see us off.\n\n"
+        "With regards,"
+    )
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        (  # a verse
+            "Whose woods these are I think I know",
+            "His house is in the village though",
+            "He will not see me stopping here",
+            "To watch his woods fill up with snow",
+        ),
+        (  # labels and values
+            "Monday 12 May: your van collects the lamp, after 10 am",
+            "Saturday 24 May: the exhibition opens",
+            "Sunday 14 September: last day",
+            "Friday 19 September: the lamp comes home",
+        ),
+        ("two large eggs, beaten", "a pinch of salt", "half a pound of the best flour", "milk"),
+        ("With very kind regards from all of us,", "Eleanor Whitcombe", "chair of the society"),
+    ],
+    ids=["verse", "dates", "recipe", "signature"],
+)
+def test_markdown_keeps_lines_that_end_where_they_were_meant_to(texts):
+    boxes = [*lines(RAGGED, 40, 10), *lines(texts, 40, 200), *lines(RAGGED, 40, 360)]
+    assert to_markdown(boxes).split("\n\n")[1:-1] == [joined(*texts)]
+    assert to_markdown(lines(texts, 40, 200)) == joined(*texts)
+
+
 def test_markdown_table():
     assert to_markdown(TABLE) == joined(
         "| Fruit | Weight \\| kg | Price |",
