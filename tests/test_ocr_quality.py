@@ -128,3 +128,12 @@ def drawn(text: str, *, size: int, margin: int) -> np.ndarray:
     picture = Image.new("RGB", (int(right - left) + 2 * margin, int(bottom - top) + 2 * margin), "white")
     ImageDraw.Draw(picture).multiline_text((margin - left, margin - top), text, font=font, fill="black")
     return np.asarray(picture)
+
+
+def test_a_banner_is_read_whole(recogniser):
+    words = [f"word{number} of a banner" for number in range(24)]
+    lines = [" ".join(words), " ".join(reversed(words))]
+    page = Image.new("RGB", (9000, 160), "white")
+    for number, line in enumerate(lines):
+        ImageDraw.Draw(page).text((40, 30 + 60 * number), line, font=ImageFont.load_default(32), fill="black")
+    assert error_rate(to_text(recogniser.boxes(np.asarray(page))), "\n".join(lines)) <= 0.02

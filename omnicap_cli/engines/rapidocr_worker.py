@@ -85,20 +85,38 @@ class Recogniser:
         return boxes
 
     def _read(self, picture: np.ndarray) -> list[TextBox]:
-        """A BGR picture in one piece, or a tall one in overlapping strips: as a whole it would be shrunk too far."""
+        """A BGR picture in one piece; a long one in strips, for as a whole it would be shrunk too far."""
         height, width = picture.shape[:2]
         if min(height, width) < _MIN_SIDE:
             return []
-        if height <= _MAX_RATIO * width or height <= _LONGEST_SIDE:
+        if max(height, width) <= max(_LONGEST_SIDE, _MAX_RATIO * min(height, width)):
             return self._recognise(_widened(picture))
-        strip = min(max(_MAX_RATIO * width, _LONGEST_SIDE // 2), _LONGEST_SIDE)
+        strip = min(max(_MAX_RATIO * min(height, width), _LONGEST_SIDE // 2), _LONGEST_SIDE)
+        return self._read_wide(picture, strip) if width > height else self._read_tall(picture, strip)
+
+    def _read_wide(self, picture: np.ndarray, strip: int) -> list[TextBox]:
+        """From left to right, cut where the columns of pixels are plainest: between words, as far as there are gaps."""
+        contrast = picture.mean(axis=2).std(axis=0)
+        boxes, left, width = [], 0, picture.shape[1]
+        while left < width:
+            right = width
+            if width - left > strip:
+                first = left + 3 * strip // 4
+                right = first + int(np.argmin(contrast[first : left + strip]))
+            found = self._recognise(_widened(np.ascontiguousarray(picture[:, left:right])))
+            boxes += [_moved(box, right=left) for box in found]
+            left = right
+        return boxes
+
+    def _read_tall(self, picture: np.ndarray, strip: int) -> list[TextBox]:
+        """From top to bottom, with an overlap of which each strip gives its half."""
+        height, boxes = picture.shape[0], []
         overlap = strip // 8  # more than a line is high, so that each line is whole in one strip
-        boxes = []
         for top in range(0, height - overlap, strip - overlap):
             found = self._recognise(_widened(picture[top : top + strip]))
             first = 0.0 if top == 0 else overlap / 2
             last = strip - overlap / 2 if top + strip < height else math.inf
-            boxes += [_lowered(box, top) for box in found if first <= _middle(box) < last]
+            boxes += [_moved(box, down=top) for box in found if first <= _middle(box) < last]
         return boxes
 
     def _recognise(self, picture: np.ndarray) -> list[TextBox]:
@@ -176,8 +194,8 @@ def _middle(box: TextBox) -> float:
     return sum(y for _, y in box.quad) / 4
 
 
-def _lowered(box: TextBox, pixels: int) -> TextBox:
-    return replace(box, quad=_quad((x, y + pixels) for x, y in box.quad))
+def _moved(box: TextBox, *, right: int = 0, down: int = 0) -> TextBox:
+    return replace(box, quad=_quad((x + right, y + down) for x, y in box.quad))
 
 
 def _widened(picture: np.ndarray) -> np.ndarray:
