@@ -37,6 +37,7 @@ class FakeOmnicap:
         *words: str,
         stdin: int = subprocess.DEVNULL,
         stdout: Any = subprocess.PIPE,
+        stderr: int = subprocess.PIPE,
         preexec: Callable[[], None] | None = None,
         death: str = "",
         **fake: Any,
@@ -50,7 +51,7 @@ class FakeOmnicap:
             env=env,
             stdin=stdin,
             stdout=stdout,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             preexec_fn=preexec,
         )
         self._processes.append(process)

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,24 @@ def test_dash_reads_paths_from_stdin():
     assert json.loads(result.stdout)["items"] == 2
 
 
+def test_a_stdin_that_does_not_wait_is_read_to_its_end(tmp_path):
+    """As Node.js and some shells leave a pipe behind: "nothing yet" is not the end."""
+    read_end, write_end = os.pipe()
+    os.set_blocking(read_end, False)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OMNICAP_")}
+    command = [sys.executable, "-m", "omnicap_cli", "caption", "-", "--type", "ocr", "--dry-run", "--json"]
+    process = subprocess.Popen(command, stdin=read_end, stdout=subprocess.PIPE, env=environment, cwd=tmp_path)
+    os.close(read_end)
+    with open(write_end, "wb", buffering=0) as pipe:
+        for name in ("sign-zh.png", "table.png", "poster.png"):
+            time.sleep(0.8)  # it has begun to read by now, or will before the last
+            pipe.write(f"{SIGN.with_name(name)}\n".encode())
+    stdout, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    counts = json.loads(stdout)
+    assert (counts["items"], counts["unreadable"]) == (3, 0)
+
+
 def test_a_flag_beats_the_environment_beats_the_file_beats_the_default(tmp_path):
     file = tmp_path / "options.yaml"
     file.write_text("type: ocr\nstyle: markdown\n")
@@ -150,6 +169,100 @@ def test_a_wrong_options_file_is_named(content, said, tmp_path):
     result = omnicap("caption", str(SIGN), "--type", "ocr", "--dry-run", "--options", str(file))
     assert result.returncode == 2
     assert said in result.stderr
+
+
+def test_null_in_an_options_file_is_the_option(tmp_path):
+    """YAML takes an unquoted `null` for nothing."""
+    file = tmp_path / "options.yaml"
+    file.write_text("type: ocr\nnull: true\ndry-run: true\n")
+    names = f"{SIGN}\0{SIGN.with_name('table.png')}\0"
+    result = omnicap("caption", "-", "--options", str(file), input=names)
+    assert result.returncode == 0, result.stderr
+    counts = json.loads(result.stdout)
+    assert (counts["items"], counts["unreadable"]) == (2, 0)
+
+
+def test_one_options_file_serves_several_commands(tmp_path):
+    (tmp_path / "out.jsonl").touch()
+    file = tmp_path / "options.yaml"
+    file.write_text("type: ocr\nmax_pixels: 100000\njson: true\n")
+    assert plan("--options", str(file))["prompts"] == ["ocr/text/en"]
+    status = omnicap("status", "out.jsonl", "--options", str(file), cwd=tmp_path)
+    assert status.returncode == 0, status.stderr
+    assert json.loads(status.stdout)["num_ok"] == 0
+    file.write_text("type: ocr\nnonsense: 1\n")  # which no command knows
+    wrong = omnicap("status", "out.jsonl", "--options", str(file), cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert "nonsense" in wrong.stderr
+
+
+def test_a_variable_that_means_nothing_is_warned_of():
+    result = omnicap("caption", str(SIGN), "--type", "ocr", "--dry-run", env={"OMNICAP_WORKRES": "2"})
+    assert result.returncode == 0
+    assert json.loads(result.stdout)["items"] == 1
+    assert "OMNICAP_WORKRES" in result.stderr
+    assert "did you mean OMNICAP_WORKERS?" in result.stderr
+    right = omnicap("caption", str(SIGN), "--type", "ocr", "--dry-run", env={"OMNICAP_WORKERS": "2"})
+    assert right.stderr == ""
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".jsonl", "loop.jsonl"], ids=["too-long", "loop"])
+def test_an_output_that_the_system_refuses_is_an_error_for_people(tmp_path, name):
+    (tmp_path / "loop.jsonl").symlink_to("loop.jsonl")
+    result = omnicap("caption", str(SIGN), "--type", "ocr", "-o", name, cwd=tmp_path)
+    assert result.returncode in (1, 2)
+    assert name in result.stderr
+    assert "Traceback" not in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["loop.jsonl"]
+
+
+def test_status_of_what_is_no_journal(tmp_path):
+    result = omnicap("status", str(SIGN))
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "not a journal" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_status_of_a_journal_whose_name_is_not_utf8(tmp_path, more):
+    name = os.fsdecode(b"x\xff.jsonl")
+    (tmp_path / name).touch()
+    result = omnicap("status", name, *more, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "jsonl" in (json.loads(result.stdout)["journal"] if more else result.stdout)
+    missing = omnicap("status", f"no-{name}", *more, cwd=tmp_path)
+    assert missing.returncode == 1
+    assert "Traceback" not in missing.stderr
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "other files"])
+def test_a_model_folder_without_models_is_named(tmp_path, kind):
+    folder = tmp_path / "models"
+    if kind != "missing":
+        folder.mkdir()
+    if kind == "other files":
+        (folder / "README.md").write_text("no model")
+    result = omnicap("caption", str(SIGN), "--type", "ocr", "--model", str(folder))
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "--model" in result.stderr
+    assert str(folder) in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_model_that_no_engine_here_runs_is_explained():
+    result = omnicap("caption", str(SIGN), "--type", "ocr", "--model", "U4R/OmniCaptioner")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "U4R/OmniCaptioner" in result.stderr
+    assert "No such engine is in this version" in result.stderr
+    assert "--type ocr" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(("value", "shown"), [("0", False), ("false", False), ("1", True)])
+def test_debug_as_a_variable(tmp_path, value, shown):
+    result = omnicap("status", str(tmp_path / "missing.jsonl"), env={"OMNICAP_DEBUG": value})
+    assert result.returncode == 1
+    assert ("Traceback" in result.stderr) == shown
 
 
 def test_a_traceback_shows_only_with_debug(tmp_path):
@@ -215,13 +328,25 @@ def test_completion_scripts_are_valid_shell(shell):
     subprocess.run([shell, "-n", str(ROOT / "completions" / name)], check=True)
 
 
-def test_completion_offers_types():
-    environment = {"_OMNICAP_COMPLETE": "complete_bash", "COMP_WORDS": "omnicap caption --type mat", "COMP_CWORD": "3"}
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("omnicap caption --type mat", ["mathgeo"]),
+        ("omnicap caption --type ocr --style mark", ["markdown"]),
+        ("omnicap caption --type ocr --style al", ["all"]),
+        ("omnicap caption --style detail", ["detailed"]),  # of the default type
+        ("omnicap caption --lang z", ["zh"]),
+        ("omnicap caption --lang a", ["all"]),
+    ],
+)
+def test_completion_offers_what_there_is(words, offered):
+    number = str(len(words.split()) - 1)
+    environment = {"_OMNICAP_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": number}
     code = "from omnicap_cli.app import main; main()"
     result = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, check=False
     )
-    assert result.stdout.split() == ["mathgeo"]
+    assert result.stdout.split() == offered
 
 
 def commands_of_the_readme() -> list[str]:

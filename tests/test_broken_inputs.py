@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import io
 import json
 import os
@@ -15,11 +14,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw, ImageFont
+from support.permissions import drop_override
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 ENCRYPTED_PDF = Path(__file__).parent / "media" / "data" / "encrypted.pdf"
-CAPABILITIES = (1, 2)  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH: root passes over permissions with them
 
 # name of the file -> kind of error, and words that the message has to hold
 BROKEN = {
@@ -89,13 +88,6 @@ def page_pdf():
         "trailer <</Root 1 0 R /Size 4>>",
     )
     return "\n".join(("%PDF-1.4", *objects, "%%EOF\n")).encode()
-
-
-def drop_override():
-    """File permissions bind the process from its next exec on, even if it is root's."""
-    if os.geteuid() == 0:
-        for capability in CAPABILITIES:
-            ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
 
 
 def permissions_bind(folder):

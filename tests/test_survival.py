@@ -6,7 +6,6 @@ The real command line runs in processes of its own; only the engine is a fake.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import random
@@ -24,6 +23,7 @@ import pypdfium2
 import pytest
 from support.fake_engine import LOG_LINE_BYTES, caption_of
 from support.fake_omnicap import COMPACTION_DEATHS
+from support.permissions import drop_override
 
 from omnicap_cli.core.prompts import Catalogue
 from omnicap_cli.core.records import Prompt
@@ -31,7 +31,6 @@ from omnicap_cli.core.records import Prompt
 EVERYTHING = ("--type", "aigc", "--style", "all", "--lang", "all")
 ALL_PROMPTS = Catalogue.load().select("aigc", ["all"], "all")
 DEFAULT_PROMPTS = Catalogue.load().select("natural", [], "en")
-CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, PR_CAPBSET_DROP = 1, 2, 24
 
 
 def assert_complete(
@@ -207,6 +206,71 @@ def test_interrupted_stdout_has_whole_lines(omnicap, make_pictures):
     records = [json.loads(line) for line in ended.stdout.splitlines()]
     assert Counter(record["key"] for record in records) == Counter(omnicap.begun)
     assert [record["id"] for record in records] == sorted(record["id"] for record in records)
+
+
+def test_an_interrupted_overwrite_says_how_to_go_on(omnicap, make_pictures):
+    ids = make_pictures(6)
+    assert omnicap.run("in", "-o", "out.jsonl").returncode == 0
+    process = omnicap.start("in", "-o", "out.jsonl", "--overwrite", seconds=0.5)
+    omnicap.wait_for(process, lambda: len(omnicap.begun) > 6 + 1)
+    process.send_signal(signal.SIGINT)
+    ended = finish(process)
+    assert_fails(ended, "again without --overwrite", code=130)
+    assert "the same command" not in ended.stderr
+    assert 0 < len(omnicap.records()) < 6
+    assert omnicap.run("in", "-o", "out.jsonl").returncode == 0
+    assert_complete(omnicap, ids)
+
+
+def test_an_interrupt_leaves_superseded_lines_to_the_next_run(omnicap, make_pictures):
+    """Whoever presses Ctrl-C, or shuts the machine down, doesn't want to wait for a journal to be rewritten."""
+    ids = make_pictures(6)
+    words = ("in", "-o", "out.jsonl")
+    assert omnicap.run(*words, fail=["000"]).returncode == 3
+    content = (omnicap.folder / "out.jsonl").read_bytes()
+    process = omnicap.start(*words, "--retry-failed", seconds=0.5)
+    omnicap.wait_for(process, lambda: len(omnicap.begun) > 6 + 1)
+    process.send_signal(signal.SIGINT)
+    assert_fails(finish(process), code=130)
+    assert (omnicap.folder / "out.jsonl").read_bytes().startswith(content)
+    num_superseded = len(omnicap.records()) - 6
+    assert 1 <= num_superseded < 6
+    assert omnicap.run(*words, "--retry-failed").returncode == 0
+    assert_complete(omnicap, ids)
+    assert [record["attempts"] for record in omnicap.records()] == [2] * 6
+
+
+def read_all(descriptor: int) -> bytes:
+    """What comes out of a terminal until nobody writes to it any more."""
+    content = b""
+    with contextlib.suppress(OSError):  # EIO: so Linux says that the other side is closed
+        while block := os.read(descriptor, 1 << 16):
+            content += block
+    return content
+
+
+def test_the_second_interrupt_shows_the_cursor_again(omnicap, make_pictures, monkeypatch):
+    """The bar hides it, and has no time to put it back."""
+    try:
+        terminal, other_side = os.openpty()
+    except OSError:
+        pytest.skip("there is no pseudo-terminal here")
+    monkeypatch.setenv("TERM", "xterm")
+    make_pictures(2)
+    process = omnicap.start("in", "-o", "out.jsonl", stderr=other_side, seconds=300)
+    os.close(other_side)
+    omnicap.wait_for(process, lambda: len(omnicap.begun) == 1)
+    said = b""
+    while b"\x1b[?25l" not in said:
+        said += os.read(terminal, 1 << 16)
+    process.send_signal(signal.SIGINT)
+    while b"stopping" not in said:
+        said += os.read(terminal, 1 << 16)
+    process.send_signal(signal.SIGINT)
+    said += read_all(terminal)
+    os.close(terminal)
+    assert process.wait(timeout=20) == 130
+    assert said.rindex(b"\x1b[?25h") > said.rindex(b"\x1b[?25l")
 
 
 # --------------------------------------------------------------------------------------- damaged journals
@@ -394,15 +458,6 @@ def test_a_full_file_system(omnicap, make_pictures, small_disk):
 # -------------------------------------------------------------------------------------------- permissions
 
 
-def as_anyone() -> None:
-    """To run in a new process: mode bits hold for root too."""
-    if os.geteuid() == 0:
-        prctl = ctypes.CDLL(None, use_errno=True).prctl
-        for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
-            if prctl(PR_CAPBSET_DROP, capability, 0, 0, 0):
-                raise OSError(ctypes.get_errno(), "can't drop a capability")
-
-
 @pytest.fixture
 def closed_folder(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "closed"
@@ -415,7 +470,7 @@ def closed_folder(tmp_path: Path) -> Iterator[Path]:
 def test_a_folder_that_is_read_only(omnicap, make_pictures, closed_folder, output):
     make_pictures(2)
     closed_folder.chmod(0o555)
-    assert_fails(omnicap.run("in", "-o", output, preexec=as_anyone), "can't write", "Permission denied", "hint:")
+    assert_fails(omnicap.run("in", "-o", output, preexec=drop_override), "can't write", "Permission denied", "hint:")
     assert list(closed_folder.iterdir()) == []
     assert not omnicap.begun
 
@@ -425,7 +480,7 @@ def test_a_journal_in_a_folder_that_became_read_only(omnicap, make_pictures, clo
     assert omnicap.run("in", "-o", "closed/out.jsonl", "--limit", "1").returncode == 0
     content = (closed_folder / "out.jsonl").read_bytes()
     closed_folder.chmod(0o555)
-    assert_fails(omnicap.run("in", "-o", "closed/out.jsonl", preexec=as_anyone), "can't write", "Permission denied")
+    assert_fails(omnicap.run("in", "-o", "closed/out.jsonl", preexec=drop_override), "can't write", "Permission denied")
     assert (closed_folder / "out.jsonl").read_bytes() == content
 
 
@@ -435,14 +490,14 @@ def test_a_journal_that_is_read_only(omnicap, make_pictures):
     path = omnicap.folder / "out.jsonl"
     content = path.read_bytes()
     path.chmod(0o444)
-    assert_fails(omnicap.run("in", "-o", "out.jsonl", preexec=as_anyone), "can't write", "Permission denied")
+    assert_fails(omnicap.run("in", "-o", "out.jsonl", preexec=drop_override), "can't write", "Permission denied")
     assert path.read_bytes() == content
 
 
 def test_a_picture_that_may_not_be_read_is_an_error_of_its_own(omnicap, make_pictures):
     ids = make_pictures(3)
     (omnicap.folder / ids[1]).chmod(0)
-    assert omnicap.run("in", "-o", "out.jsonl", preexec=as_anyone).returncode == 3
+    assert omnicap.run("in", "-o", "out.jsonl", preexec=drop_override).returncode == 3
     assert [record["status"] for record in omnicap.records()] == ["ok", "error", "ok"]
     assert omnicap.records()[1]["error"]["kind"] == "AccessError"
 
@@ -635,6 +690,15 @@ def test_an_engine_that_breaks_on_the_way(omnicap, make_pictures, batch_size):
     assert_complete(omnicap, ids)
 
 
+def test_what_waits_for_its_turn_is_written_before_an_engine_breaks(omnicap, make_pictures):
+    """Of four in a batch the last two are answered; the first two never will be."""
+    ids = make_pictures(8)
+    ended = omnicap.run("in", batch_size=4, order="reversed", error_after=2)
+    assert_fails(ended, "error: the fake device is gone")
+    assert ids_of(ended.stdout) == ids[2:4]
+    assert ended.stdout.endswith("\n")
+
+
 def test_an_engine_that_breaks_while_a_pipe_is_open(omnicap, make_pictures):
     ids = make_pictures(3)
     process = omnicap.start("-", "-o", "out.jsonl", stdin=subprocess.PIPE, error_after=1)
@@ -772,6 +836,15 @@ def test_dry_run(omnicap, make_pictures):
     assert sorted(omnicap.folder.rglob("*")) == before
     assert (omnicap.folder / "out.jsonl").read_bytes() == content
     assert len(omnicap.begun) == num_begun
+
+
+def test_dry_run_of_an_overwrite_counts_everything_as_to_do(omnicap, make_pictures):
+    ids = make_pictures(4)
+    assert omnicap.run("in", "-o", "out.jsonl", fail=[ids[1]]).returncode == 3
+    content = (omnicap.folder / "out.jsonl").read_bytes()
+    plan = json.loads(omnicap.run("in", "-o", "out.jsonl", "--overwrite", "--dry-run").stdout)
+    assert [plan[name] for name in ("requests", "done", "failed_before", "to_do")] == [4, 0, 0, 4]
+    assert (omnicap.folder / "out.jsonl").read_bytes() == content
 
 
 def test_a_row_that_json_cannot_write_back(omnicap, make_pictures):

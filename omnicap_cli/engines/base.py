@@ -130,7 +130,7 @@ def _is_language_model(model: str | None) -> bool:
     """Whether --model names a vision-language model: a folder with a configuration, or a hub id as OWNER/NAME."""
     if model is None or Path(model).is_dir():
         return model is not None and (Path(model) / "config.json").exists()
-    return model.count("/") == 1 and not model.startswith((".", "/", "~"))
+    return model.count("/") == 1 and not model.startswith((".", "~")) and not Path(model).parent.is_dir()
 
 
 def _no_model_here(asked: set[tuple[str, str]], *, own_prompt: bool, model: str | None) -> EngineError:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import os
 import pickle
-import signal
 import sys
 import time
 import traceback
@@ -30,9 +29,7 @@ class Worker(Protocol):
 
 
 def main() -> None:
-    """Serve until the input ends, whatever signal goes to all processes of the group: the pool decides."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    """Serve until the input ends."""
     tasks, results = _private_pipes()
     config = pickle.load(tasks)
     worker, ready = _load(sys.argv[1], config)

@@ -120,7 +120,7 @@ class WorkerPool:
                     in_hand.append(task)
                     worker.send(task)
                 elif in_hand and worker:
-                    worker = self._receive(worker, in_hand)
+                    worker = self._receive(worker, in_hand, stop)
         except BaseException as error:  # noqa: BLE001  handed to the thread that runs the engine, which raises it
             self._done.put(error)
         finally:
@@ -145,14 +145,16 @@ class WorkerPool:
             if wait:
                 self._idle.acquire()
 
-    def _receive(self, worker: _Worker, in_hand: collections.deque[Task]) -> _Worker | None:
+    def _receive(self, worker: _Worker, in_hand: collections.deque[Task], stop: threading.Event) -> _Worker | None:
         """Pass on the results of the oldest task; if the process died instead, try each task it had alone."""
         try:
             results = worker.receive()
         except _WorkerDiedError:
-            self._check_start(worker)
+            if not worker.ready and stop.wait(_POLL_SECONDS):  # a signal to all ended it before it could ignore that
+                in_hand.clear()
+            self._check_start(worker, stop)
             while in_hand and not self._closing:
-                self._try_alone(in_hand[0])
+                self._try_alone(in_hand[0], stop)
                 in_hand.popleft()
             in_hand.clear()
             return None
@@ -161,21 +163,21 @@ class WorkerPool:
             self._done.put(result)
         return worker
 
-    def _try_alone(self, task: Task) -> None:
+    def _try_alone(self, task: Task, stop: threading.Event) -> None:
         worker = self._start()
         try:
             worker.send(task)
             results = worker.receive()
         except _WorkerDiedError as death:
-            self._check_start(worker)
+            self._check_start(worker, stop)
             error = WorkerCrashedError(f"it crashed the process that worked on it, twice ({death})")
             results = [Result.failed(request, error) for request in task]
         worker.kill()
         for result in results:
             self._done.put(result)
 
-    def _check_start(self, worker: _Worker) -> None:
-        if not worker.ready and not self._closing:
+    def _check_start(self, worker: _Worker, stop: threading.Event) -> None:
+        if not worker.ready and not self._closing and not stop.is_set():
             raise EngineError(f"a process of the engine died while it loaded the model ({worker.death()})")
 
     def _take_spare(self) -> _Worker | None:
@@ -194,7 +196,10 @@ class WorkerPool:
 
 _NOTHING: Final[Task] = []
 # not `-m`, which looks for modules in the current folder first: that may be somebody's data set
-_START: Final = "import sys; sys.path[:] = {path!r}; from omnicap_cli.engines.worker import main; main()"
+_START: Final = (
+    "import signal, sys; [signal.signal(each, signal.SIG_IGN) for each in (signal.SIGINT, signal.SIGTERM)];"
+    " sys.path[:] = {path!r}; from omnicap_cli.engines.worker import main; main()"
+)
 
 
 class _WorkerDiedError(Exception):

@@ -70,8 +70,6 @@ class Sources:
     def _items_of(self, given: str) -> Iterator[Item]:
         if given == "-":
             yield from self._stdin_items()
-        elif _URL.match(given):
-            yield _broken(given, UnsupportedError("a URL: this version reads files, so download it first"))
         elif glob.has_magic(given) and not os.path.lexists(given):
             yield from self._glob_items(given)
         else:
@@ -121,7 +119,12 @@ class Sources:
         self, path: str, *, own_id: str | None = None, meta: Mapping[str, Any] | None = None
     ) -> Iterator[Item]:
         try:
+            if _URL.match(path):
+                raise UnsupportedError("a URL: this version reads files, so download it first")
             state = os.stat(path)
+        except ItemError as error:
+            yield _broken(path, error, own_id=own_id, meta=meta)
+            return
         except (OSError, ValueError) as error:
             yield _broken(path, unreadable(error), own_id=own_id, meta=meta)
             return

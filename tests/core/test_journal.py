@@ -247,6 +247,18 @@ def test_without_superseded_lines_the_file_stays_the_same_one(path):
     assert path.stat().st_ino == before
 
 
+def test_superseded_lines_may_be_left_to_the_next_run(path):
+    content = line_of(1, "error") + line_of(1, "ok", 2)
+    path.write_bytes(content)
+    Journal(path).close(compact=False)
+    assert path.read_bytes() == content
+    with pytest.raises(ZeroDivisionError), Journal(path):  # a run that breaks doesn't stay to tidy up
+        raise ZeroDivisionError
+    assert path.read_bytes() == content
+    Journal(path).close()
+    assert path.read_bytes() == line_of(1, "ok", 2)
+
+
 def test_compaction_follows_a_link_and_keeps_the_mode(tmp_path, path):
     target = tmp_path / "elsewhere.jsonl"
     target.write_bytes(line_of(1, "error") + line_of(1, "ok", 2))
@@ -299,8 +311,14 @@ def test_a_second_writer_through_a_link_is_kept_out(tmp_path, path):
 
 def test_closing_twice(path):
     journal = Journal(path)
+    line = append(journal, 1)
     journal.close()
-    journal.close()
+    with Journal(path) as other:  # the lock is free
+        journal.close()
+        with pytest.raises(JournalLockedError):  # and the second close took it from nobody
+            Journal(path)
+        append(other, 2)
+    assert path.read_bytes() == line + line_of(2)
 
 
 # --------------------------------------------------------------------------------------- a disk that fails
@@ -382,6 +400,12 @@ def test_a_folder_in_the_place_of_the_file(path):
         Journal(path)
     with pytest.raises(JournalError):
         read_index(path)
+
+
+def test_a_link_to_itself_in_the_place_of_the_file(path):
+    path.symlink_to(path)
+    with pytest.raises(JournalWriteError, match=r"out\.jsonl"):
+        Journal(path)
 
 
 def test_a_file_in_the_place_of_the_folder(path):

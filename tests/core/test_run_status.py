@@ -99,6 +99,14 @@ def test_an_empty_journal(path):
     assert (status.num_ok, status.num_failed, status.errors) == (0, 0, {})
 
 
+@pytest.mark.parametrize("content", [b"Dear diary,\n", b'{"a": 1}\n{"a": 2}\n', b"\x89PNG\r\n\x1a\n\0\0\n"])
+def test_what_is_no_journal_has_no_status(path, content):
+    path.write_bytes(content)
+    with pytest.raises(JournalError, match="not a journal"):
+        read_status(path)
+    assert path.read_bytes() == content
+
+
 def test_no_journal(path):
     with pytest.raises(JournalError, match="can't read"):
         read_status(path)
@@ -193,6 +201,19 @@ def test_status_after_runs(omnicap, make_pictures):
     assert omnicap.run("in", "-o", "out.jsonl", "--retry-failed").returncode == 0
     status = status_of(omnicap)
     assert (status["state"], status["num_ok"], status["num_failed"]) == ("finished", 5, 0)
+
+
+def test_the_latest_run_may_have_had_less_to_do_than_the_journal_holds(omnicap, make_pictures):
+    ids = make_pictures(5)
+    assert omnicap.run("in", "-o", "out.jsonl", "--style", "short").returncode == 0
+    assert omnicap.run("in", "-o", "out.jsonl", "--style", "tag", "--limit", "3", fail=[ids[1]]).returncode == 3
+    status = status_of(omnicap)
+    assert (status["num_ok"], status["num_failed"]) == (5 + 2, 1)
+    names = ("num_requests", "num_handled", "num_run_failed", "num_left")
+    assert [status[name] for name in names] == [3, 3, 1, 0]
+    assert omnicap.run("in", "-o", "out.jsonl", "--style", "short", "--limit", "2").returncode == 0
+    status = status_of(omnicap)
+    assert [status[name] for name in ("num_ok", "num_failed", *names)] == [7, 1, 2, 2, 0, 0]
 
 
 def test_status_while_it_runs_and_after_an_interrupt(omnicap, make_pictures):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -18,7 +21,7 @@ from omnicap_cli.core.planning import RequestPlan
 from omnicap_cli.core.prompts import Catalogue
 from omnicap_cli.core.records import Item, MediaRef, Settings
 from omnicap_cli.engines.base import EngineOptions
-from omnicap_cli.engines.rapidocr import builtin_models, create, find_models
+from omnicap_cli.engines.rapidocr import builtin_models, create, find_models, num_cores
 from omnicap_cli.errors import EngineError, OptionError
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
@@ -114,10 +117,110 @@ def test_records_on_stdout_are_nothing_but_records():
     assert "rapidocr" not in done.stderr.lower()
 
 
+def test_the_current_folder_is_no_place_for_modules(tmp_path):
+    """A data set may hold a queue.py; that of the installed command is not looked for there."""
+    for name in ("cv2.py", "queue.py"):
+        (tmp_path / name).write_text("raise RuntimeError('imported from the current folder')\n")
+    shutil.copy(EXAMPLES / "sign-zh.png", tmp_path)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OMNICAP_")}
+    done = subprocess.run(
+        [Path(sys.executable).with_name("omnicap"), "caption", "sign-zh.png", "--type", "ocr"],
+        cwd=tmp_path,
+        env={name: value for name, value in environment.items() if name != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    caption = records_of(done.stdout)["sign-zh.png", "text"]["caption"]
+    assert [word for word in WORDS["sign-zh.png"] if word not in caption] == []
+
+
+def wait_until(condition, process, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def is_loading(worker):
+    return "onnxruntime" in Path(f"/proc/{worker.pid}/maps").read_text()
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="what a process has loaded is not seen here")
+@pytest.mark.parametrize("moment", ["loading", "working"])
+def test_a_service_that_is_stopped_finishes_what_is_being_worked_on(tmp_path, moment):
+    """systemd and the like send SIGTERM to every process: to the group, and to those with a session of their own."""
+    ids = [f"{number}.png" for number in range(5)]
+    for name in ids:
+        shutil.copy(EXAMPLES / "sign-zh.png", tmp_path / name)
+    journal = tmp_path / "out.jsonl"
+    command = [sys.executable, "-m", "omnicap_cli", "caption", *ids, "--type", "ocr", "--workers", "1", "-o", journal]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OMNICAP_")}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        family = psutil.Process(process.pid)
+        wait_until(family.children, process)
+        (worker,) = family.children()
+        if moment == "loading":
+            wait_until(lambda: is_loading(worker), process)
+        else:
+            wait_until(lambda: journal.exists() and journal.stat().st_size, process)
+        worker.terminate()
+        time.sleep(0.3)  # long enough for one that may die to be dead
+        assert worker.is_running()
+        assert worker.status() != psutil.STATUS_ZOMBIE
+        os.killpg(process.pid, signal.SIGTERM)
+        _, said = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 143, said
+    assert "stopping" in said
+    assert "the same command again" in said
+    assert "error" not in said
+    text = journal.read_text("utf-8")
+    assert not text or text.endswith("\n")
+    records = [json.loads(line) for line in text.splitlines()]
+    assert [record["id"] for record in records] == ids[: len(records)]
+    assert {record["status"] for record in records} <= {"ok"}
+    assert len(records) < len(ids)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert sorted(records_of(journal.read_text("utf-8"))) == [(name, "text") for name in ids]
+    assert len(journal.read_text("utf-8").splitlines()) == len(ids)
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [
+        ("max 100000\n", 8),
+        ("50000 100000\n", 1),  # half a core is one
+        ("200000 100000\n", 2),
+        ("150000 100000\n", 2),  # a core and a half: two, or the half is wasted
+        ("3200000 100000\n", 8),  # more than there are
+        ("", 8),
+        (None, 8),
+    ],
+)
+def test_cores_are_those_that_the_container_may_use(monkeypatch, quota, cores):
+    def read_text(path, *_arguments):
+        assert path == Path("/sys/fs/cgroup/cpu.max")
+        if quota is None:
+            raise FileNotFoundError
+        return quota
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)), raising=False)
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert num_cores() == cores
+
+
 def test_two_styles_of_a_picture_cost_one_recognition(monkeypatch):
     from rapidocr import RapidOCR
 
-    from omnicap_cli.engines.rapidocr import RecogniserConfig, num_cores
+    from omnicap_cli.engines.rapidocr import RecogniserConfig
     from omnicap_cli.engines.rapidocr_worker import Recogniser
     from omnicap_cli.media.decode import decode
 

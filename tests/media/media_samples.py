@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import os
 import struct
@@ -11,6 +10,8 @@ import sys
 import zlib
 from collections.abc import Sequence
 from typing import Final
+
+from support.permissions import drop_override
 
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6  # PNG colour types, PNG specification 11.2.2
 _PASSWORD_PADDING: Final = bytes.fromhex(  # ISO 32000-1, 7.6.3.3, algorithm 2
@@ -78,22 +79,32 @@ def tiff(
 
 
 def pdf(
-    *boxes: tuple[float, float], content: bytes = b"", resources: bytes = b"", extra: Sequence[bytes] = ()
+    *boxes: tuple[float, float],
+    content: bytes = b"",
+    resources: bytes = b"",
+    extra: Sequence[bytes] = (),
+    catalog: bytes = b"",
+    page: bytes = b"",
+    count: int | None = None,
 ) -> bytes:
-    """A PDF with a page for each (width, height) in points; `extra` objects are numbered from 4."""
+    """A PDF with a page for each (width, height) in points; `extra` objects are numbered from 4.
+
+    `catalog` and `page` are entries to add to the catalog and to every page; `count` is a number of pages to claim.
+    """
     first_page = 4 + len(extra)
     kids = b" ".join(b"%d 0 R" % (first_page + number) for number in range(len(boxes)))
     stream = b"<< /Length %d >>\nstream\n%s\nendstream" % (len(content), content)
     objects = [
-        b"<< /Type /Catalog /Pages 2 0 R >>",
-        b"<< /Type /Pages /Kids [%s] /Count %d >>" % (kids, len(boxes)),
+        b"<< /Type /Catalog /Pages 2 0 R %s >>" % catalog,
+        b"<< /Type /Pages /Kids [%s] /Count %d >>" % (kids, len(boxes) if count is None else count),
         stream,
         *extra,
     ]
     for width, height in boxes:
         box = f"[0 0 {width} {height}]".encode()
         objects.append(
-            b"<< /Type /Page /Parent 2 0 R /MediaBox %s /Contents 3 0 R /Resources << %s >> >>" % (box, resources)
+            b"<< /Type /Page /Parent 2 0 R /MediaBox %s /Contents 3 0 R /Resources << %s >> %s >>"
+            % (box, resources, page)
         )
     return _pdf_file(objects)
 
@@ -159,14 +170,6 @@ def run_bound_by_permissions(script: str, *arguments: str) -> subprocess.Complet
         text=True,
         timeout=60,
     )
-
-
-def drop_override() -> None:
-    """Give up root's right to pass over file permissions, from the next exec on. For others it does nothing."""
-    if os.geteuid() == 0:
-        libc = ctypes.CDLL(None)
-        for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
-            libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
 
 
 def permissions_bind(folder: str) -> bool:

@@ -6,11 +6,14 @@ import threading
 import time
 from operator import itemgetter
 
+import pypdfium2
 import pytest
-from PIL import Image
+from media_samples import pdf, solid_png
+from PIL import Image, ImageFile
 
+from omnicap_cli.core.records import Item, MediaRef, Settings
 from omnicap_cli.errors import DecodeError, ItemError, NotFoundError
-from omnicap_cli.media.decode import Pixels, decode_ahead
+from omnicap_cli.media.decode import Pixels, decode, decode_ahead
 
 SETTLE_SECONDS = 0.3  # long enough for a thread that may go on to have gone on
 
@@ -55,6 +58,27 @@ def test_an_item_error_stands_in_the_place_of_the_pixels():
     assert [type(pixels) for _, pixels in pairs] == [Pixels, DecodeError, Pixels, Pixels, NotFoundError, Pixels]
     assert isinstance(pairs[1][1], ItemError)
     assert pairs[4][1].message == "number 4"
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "owner", "method"),
+    [
+        ("image", solid_png(), ImageFile.ImageFile, "load"),
+        ("pdf", pdf((10, 10)), pypdfium2.PdfPage, "render"),
+    ],
+    ids=["image", "pdf"],
+)
+def test_too_little_memory_for_an_item_is_not_called_damage(tmp_path, monkeypatch, kind, data, owner, method):
+    def no_memory(*_arguments, **_options):
+        raise MemoryError
+
+    path = tmp_path / "a"
+    path.write_bytes(data)
+    item = Item(id="a", image="a", media=MediaRef(path=str(path), kind=kind), fingerprint="")
+    monkeypatch.setattr(owner, method, no_memory)
+    [(_, error)] = decode_ahead([item], lambda each: decode(each, Settings()))
+    assert error.kind == "OutOfMemoryError"
+    assert "memory" in error.message
 
 
 @pytest.mark.parametrize("look_ahead", [1, 3])

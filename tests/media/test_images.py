@@ -6,6 +6,7 @@ import contextlib
 import io
 import math
 import struct
+import zipfile
 import zlib
 
 import numpy as np
@@ -466,6 +467,15 @@ def test_what_is_no_picture_says_what_it_is(tmp_path, data, error, words):
     for read in (header_size, lambda path: decode_image(path, max_decode_pixels=LIMIT)):
         with pytest.raises(error, match=words):
             read(path)
+
+
+@pytest.mark.parametrize("name", ["pictures.png", "report.docx"])
+def test_a_zip_archive_or_an_office_document_is_called_that(tmp_path, name):
+    with zipfile.ZipFile(tmp_path / name, "w") as archive:
+        archive.writestr("word/document.xml", "<w:document/>")
+    for read in (header_size, lambda path: decode_image(path, max_decode_pixels=LIMIT)):
+        with pytest.raises(UnsupportedError, match=r"zip.*office document"):
+            read(str(tmp_path / name))
 
 
 def test_files_that_are_not_there(tmp_path):

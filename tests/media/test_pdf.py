@@ -131,6 +131,25 @@ def test_what_a_soft_mask_leaves_open_is_white(tmp_path):
     assert all(abs(value - 204) <= 1 for value in render(save(tmp_path, data)).getpixel((5, 5)))
 
 
+def test_what_is_filled_into_a_form_is_drawn(tmp_path):
+    # the appearance of the text field, which lies at 20 to 80 by 10 to 40 points, is a black box of its size
+    appearance = b"0 g 0 0 60 30 re f"
+    form = b"<< /Type /XObject /Subtype /Form /BBox [0 0 60 30] /Resources << >> /Length %d >>\nstream\n%s\nendstream"
+    field = (
+        b"<< /Type /Annot /Subtype /Widget /FT /Tx /T (name) /V (Ada) /F 4 /Rect [20 10 80 40] /P 6 0 R"
+        b" /DA (/Helv 12 Tf 0 g) /AP << /N 5 0 R >> >>"
+    )
+    data = pdf(
+        (100, 50),
+        extra=[field, form % (len(appearance), appearance)],
+        catalog=b"/AcroForm << /Fields [4 0 R] >>",
+        page=b"/Annots [4 0 R]",
+    )
+    image = render(save(tmp_path, data))
+    assert [max(image.getpixel(place)) < 50 for place in ((30, 25), (50, 15), (70, 35))] == [True] * 3
+    assert image.getpixel((5, 25)) == image.getpixel((95, 45)) == (255, 255, 255)
+
+
 # --- what can't be read
 
 
@@ -208,6 +227,15 @@ def test_what_is_no_pdf(tmp_path, data):
     path = save(tmp_path, data)
     with pytest.raises(UnsupportedError, match="not a PDF"):
         num_pages(path)
+
+
+@pytest.mark.parametrize("num_real", [1, 3])
+def test_a_pdf_that_claims_a_million_pages_has_those_it_has(tmp_path, num_real):
+    path = save(tmp_path, pdf(*[(10, 20)] * num_real, count=1_000_000))
+    assert num_real <= num_pages(path) <= num_real + 3
+    assert [render(path, page).size for page in range(1, num_real + 1)] == [(10, 20)] * num_real
+    for page in range(num_real + 1, num_pages(path) + 1):
+        assert both(path, page).kind == "DecodeError"
 
 
 def test_a_pdf_after_other_bytes_is_read(tmp_path):

@@ -178,6 +178,23 @@ def test_named_paths_that_are_not_there(here):
     }
 
 
+def test_a_link_whose_target_is_gone_is_told_from_a_missing_file(here):
+    (here / "dangling.png").symlink_to("nowhere.png")
+    dangling, missing = (item.error.message for item in items("dangling.png", "missing.png"))
+    assert "link" in dangling
+    assert "link" not in missing
+    assert "no such file" in missing
+
+
+@pytest.mark.parametrize("url", ["https://example.org/a//b/./c.png?x=*", "s3://bucket/a.png", "HTTP://example.org"])
+def test_a_url_is_no_file_and_keeps_its_spelling(here, url):
+    make("a.png")
+    url_item, file_item = items(url, "a.png")
+    assert (url_item.id, url_item.image, url_item.error.kind) == (url, url, "UnsupportedError")
+    assert "URL" in url_item.error.message
+    assert file_item.error is None
+
+
 def test_a_name_longer_than_the_system_takes_is_an_error_of_its_own(here):
     make("a.png")
     assert list(kinds("x" * 300 + ".png", "a.png").values()) == ["AccessError", "ok"]
@@ -299,6 +316,14 @@ def test_a_pdf_that_cant_be_opened_is_one_error(here):
     }
 
 
+def test_a_pdf_that_claims_a_million_pages_is_few_items(here):
+    make("a.png")
+    make("a.pdf", data=pdf((10, 10), count=1_000_000))
+    found = ids("a.pdf", "a.png")
+    assert (found[0], found[-1]) == ("a.pdf#page=1", "a.png")
+    assert len(found) <= 5
+
+
 def test_a_pdf_of_a_thousand_pages_comes_page_by_page(here):
     make("long.pdf", data=pdf(*[(10, 10)] * 1000))
     found = ids("long.pdf")
@@ -327,6 +352,25 @@ def test_empty_lines_of_another_system_are_empty(here):
 def test_a_name_that_ends_in_a_carriage_return_is_found(here):
     make("a.png\r", "b.png")
     assert ids("-", stdin=b"a.png\r\nb.png\n") == ["a.png\r", "b.png"]
+
+
+@pytest.mark.parametrize("rest", [b"a.png", b"a.png\n", b'{"image": "a.png"}', b"a.png\nb.png\n", b"\na.png"])
+def test_a_byte_order_mark_is_no_part_of_the_first_name(here, rest):
+    make("a.png", "b.png")
+    expected = ["a.png", "b.png"] if b"b.png" in rest else ["a.png"]
+    assert [(item.id, item.error) for item in items("-", stdin=b"\xef\xbb\xbf" + rest)] == [
+        (name, None) for name in expected
+    ]
+
+
+def test_a_byte_order_mark_before_nul_separated_names(here):
+    make("a.png", "b.png")
+    assert kinds("-", stdin=b"\xef\xbb\xbfa.png\0b.png\0", null=True) == {"a.png": "ok", "b.png": "ok"}
+
+
+def test_a_byte_order_mark_later_on_belongs_to_the_name(here):
+    make("a.png", "\ufeffb.png")
+    assert kinds("-", stdin=b"a.png\n\xef\xbb\xbfb.png\n") == {"a.png": "ok", "\ufeffb.png": "ok"}
 
 
 def test_nul_separated_names_may_hold_line_breaks(here):
@@ -368,6 +412,30 @@ def test_jsonl_with_ids_and_other_columns(here):
         ("7", "c.png", {}),
     ]
     assert [item.error for item in found] == [None] * 3
+
+
+@pytest.mark.parametrize("spaces", [b" ", b"   ", b"\t", b" \t "])
+def test_jsonl_may_be_indented(here, spaces):
+    make("a.png")
+    found = items("-", stdin=spaces + b'{"image": "a.png", "id": "x"}\n')
+    assert [(item.id, item.image, item.error) for item in found] == [("x", "a.png", None)]
+
+
+def test_jsonl_that_names_a_folder_gives_its_columns_to_every_file(here):
+    make("p/a.png", "p/sub/b.png", "p/sub/c.png")
+    make("p/bad.pdf", data=b"Dear reader")
+    (here / "p/up").symlink_to(".")
+    found = items("-", stdin=b'{"image": "p", "source": "flickr"}\n')
+    assert [item.id for item in found] == ["p/a.png", "p/bad.pdf", "p/sub/b.png", "p/sub/c.png", "p/up"]
+    assert [dict(item.meta) for item in found] == [{"source": "flickr"}] * 5
+    assert [item.error and item.error.kind for item in found] == [None, "UnsupportedError", None, None, "LinkLoopError"]
+
+
+def test_an_id_can_not_name_all_files_of_a_folder(here):
+    make("p/a.png", "p/b.png", "c.png")
+    found = items("-", stdin=b'{"image": "p", "id": "x"}\n{"image": "c.png", "id": "y"}\n')
+    assert [(item.id, item.error and item.error.kind) for item in found] == [("x", "ManifestError"), ("y", None)]
+    assert "folder" in found[0].error.message
 
 
 def test_jsonl_with_the_column_that_was_named(here):
@@ -536,6 +604,23 @@ def test_two_pictures_with_one_id_are_an_error_of_the_second(here):
     assert [(item.id, item.media.path, item.error and item.error.kind) for item in found] == [
         ("x", "a.png", None),
         ("x", "b.png", "DuplicateIdError"),
+    ]
+
+
+def test_rows_of_one_picture_with_other_columns_are_not_dropped_in_silence(here):
+    make("a.png")
+    rows = [
+        b'{"image": "a.png", "question": "Who?", "n": 1}',
+        b'{"n": 1, "image": "./a.png", "question": "Who?"}',  # the same, said differently
+        b'{"image": "a.png", "question": "Where?", "n": 1}',
+        b'{"image": "a.png", "question": "Where?", "n": 1}',
+        b'{"image": "a.png"}',
+    ]
+    found = items("-", stdin=b"\n".join(rows))
+    assert [(item.id, item.meta.get("question"), item.error and item.error.kind) for item in found] == [
+        ("a.png", "Who?", None),
+        ("a.png", "Where?", "DuplicateIdError"),
+        ("a.png", None, "DuplicateIdError"),
     ]
 
 
