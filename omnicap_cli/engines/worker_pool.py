@@ -170,6 +170,8 @@ class WorkerPool:
             results = worker.receive()
         except _WorkerDiedError as death:
             self._check_start(worker, stop)
+            if not worker.ready:  # the run is being stopped
+                return
             error = WorkerCrashedError(f"it crashed the process that worked on it, twice ({death})")
             results = [Result.failed(request, error) for request in task]
         worker.kill()

@@ -70,7 +70,7 @@ class Sources:
     def _items_of(self, given: str) -> Iterator[Item]:
         if given == "-":
             yield from self._stdin_items()
-        elif glob.has_magic(given) and not os.path.lexists(given):
+        elif glob.has_magic(given) and not _URL.match(given) and not os.path.lexists(given):
             yield from self._glob_items(given)
         else:
             yield from self._path_items(given)
