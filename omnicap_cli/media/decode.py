@@ -11,7 +11,7 @@ from PIL import Image
 
 from omnicap_cli.core.records import Item, Settings
 from omnicap_cli.errors import ItemError, OutOfMemoryError
-from omnicap_cli.media import images, pdf
+from omnicap_cli.media import images
 
 T = TypeVar("T")
 
@@ -31,6 +31,8 @@ def decode(item: Item, settings: Settings) -> Pixels:
     media, limit = item.media, settings.max_decode_pixels
     page = media.page or 1
     if media.kind == "pdf":
+        from omnicap_cli.media import pdf  # PDFium is loaded only where there are PDFs
+
         image = pdf.decode_page(media.path, page, dpi=settings.dpi, max_decode_pixels=limit)
     else:
         image = images.decode_image(media.path, page, max_decode_pixels=limit)
@@ -44,6 +46,8 @@ def probe(item: Item, settings: Settings) -> images.Size:
         raise item.error
     media, page = item.media, item.media.page or 1
     if media.kind == "pdf":
+        from omnicap_cli.media import pdf
+
         return pdf.page_size(media.path, page, dpi=settings.dpi)
     return images.header_size(media.path, page, max_decode_pixels=settings.max_decode_pixels)
 
