@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from omnicap_cli import __version__
-from omnicap_cli.commands import caption, doctor, prompts, status
+from omnicap_cli.commands import caption, convert, doctor, merge, prompts, status
 from omnicap_cli.console import Console, OutputClosedError, open_missing_streams
 from omnicap_cli.errors import OmnicapError
 from omnicap_cli.options import DEBUG_VARIABLE, unknown_variables
@@ -23,6 +23,8 @@ app = typer.Typer(
 )
 app.command()(caption.caption)
 app.command()(status.status)
+app.command()(convert.convert)
+app.command()(merge.merge)
 app.add_typer(prompts.app, name="prompts")
 app.command()(doctor.doctor)
 

@@ -19,15 +19,20 @@ from omnicap_cli.core.planning import RequestPlan
 from omnicap_cli.core.prompts import Catalogue
 from omnicap_cli.core.records import Item, Prompt, Settings
 from omnicap_cli.core.run_meta import RunMeta
+from omnicap_cli.core.shard import Shard
 from omnicap_cli.core.sinks import JournalSink, StreamSink
 from omnicap_cli.engines.base import EngineOptions, choose_engine, create_engine
 from omnicap_cli.errors import OmnicapError, OptionError, UsageError
+from omnicap_cli.exporting import run_export
+from omnicap_cli.exports.base import ExportConfig, choose_format, journal_beside
 from omnicap_cli.interrupts import Interrupts, graceful
+from omnicap_cli.media.names import is_archive, is_url
 from omnicap_cli.media.sources import Fingerprint, Sources
 from omnicap_cli.reporting import RunReport, summary
 
 ITEMS_FAILED: Final = 3  # the exit code of a run that is done, but for some items
-_JOURNAL_SUFFIXES: Final = (".jsonl", ".ndjson")
+SHARD_MARK: Final = "{shard}"  # in the name of an output
+_JOURNAL_OF_TEXTS: Final = Path("captions.journal.jsonl")  # where text files beside the pictures are the output
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,24 +50,58 @@ class CaptionConfig:
     engine_options: EngineOptions = field(default_factory=EngineOptions)
     settings: Settings = field(default_factory=Settings)
     policy: Policy = field(default_factory=Policy)
-    output: Path | None = None
+    output: str | None = None
+    format: str | None = None
     overwrite: bool = False
     unordered: bool = False
     fingerprint: Fingerprint = "stat"
     image_key: str = "image"
+    image_root: str | None = None
     null: bool = False
     limit: int | None = None
+    shard: Shard | None = None
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise OptionError("--limit", self.limit, "is not a number of items; give 1 or more")
-        if self.output and self.output.suffix.lower() not in _JOURNAL_SUFFIXES:
-            problem = f"is not a form that this version writes; end the name in {' or '.join(_JOURNAL_SUFFIXES)}"
-            raise OptionError("--output", str(self.output), problem)
-        if self.output:
-            _check_output(self.output)
+        if self.journal:
+            _check_output(self.journal)
+        export = self.export
+        if export and export.form != "txt" and export.target is None:
+            raise OptionError("--format", self.format, "needs a file", hint="Name it with -o.")
         if self.inputs.count("-") > 1:
             raise UsageError("the standard input can only be read once: give '-' once")
+
+    @property
+    def journal(self) -> Path | None:
+        """Where results are made durable: the output, or a file beside it; None for the standard output."""
+        if not self.is_export:
+            return None if self.output is None else Path(self.output)
+        return _JOURNAL_OF_TEXTS if self.output is None else journal_beside(Path(self.output))
+
+    @property
+    def is_export(self) -> bool:
+        """Whether the output is another form than the journal."""
+        return choose_format(self.output, self.format) != "jsonl"
+
+    @property
+    def export(self) -> ExportConfig | None:
+        """How the journal is brought into the form that was asked for. Raises OptionError where that can't be."""
+        if not self.is_export or self.journal is None:
+            return None
+        return ExportConfig(
+            journal=self.journal,
+            output=self.output,
+            format=self.format,
+            overwrite=self.overwrite,
+            image_root=self.image_root,
+            transfer=self.settings.transfer,
+        )
+
+    @property
+    def own_prompt(self) -> bool:
+        """Whether the question or the system text comes from the command line."""
+        return self.prompt is not None or self.system is not None
 
     def items(self, stdin: BinaryIO | None, warn: Callable[[str], None] = lambda _: None) -> Iterator[Item]:
         """The items, `limit` of them at most."""
@@ -71,7 +110,10 @@ class CaptionConfig:
             stdin=stdin,
             null=self.null,
             image_key=self.image_key,
+            image_root=self.image_root,
             fingerprint=self.fingerprint,
+            shard=self.shard,
+            transfer=self.settings.transfer,
             warn=warn,
         )
         return itertools.islice(sources, self.limit)
@@ -83,18 +125,23 @@ class CaptionRun:
     def __init__(self, config: CaptionConfig, console: Console, stdin: BinaryIO | None) -> None:
         self._config, self._console, self._stdin = config, console, stdin
         prompts = _prompts(config)
-        own_prompt = config.prompt is not None or config.system is not None
-        name = choose_engine(config.engine, prompts=prompts, own_prompt=own_prompt, model=config.engine_options.model)
+        model = config.engine_options.model
+        name = choose_engine(config.engine, prompts=prompts, own_prompt=config.own_prompt, model=model)
         self._engine = create_engine(name, config.engine_options)
         self._started = time.monotonic()
-        self._plan = RequestPlan(prompts=prompts, engine=self._engine.identity, settings=config.settings)
+        self._plan = RequestPlan(
+            prompts=prompts,
+            engine=self._engine.identity,
+            settings=config.settings,
+            fill_columns=config.own_prompt,
+        )
 
     def dry_run(self) -> dict[str, Any]:
         """Count what a run would do, and run nothing."""
         from omnicap_cli.dry_run import count_plan  # it brings the decoders, which a run leaves to other processes
 
-        output = None if self._config.overwrite else self._config.output
-        contents = read_index(output) if output else None
+        journal = None if self._config.overwrite else self._config.journal
+        contents = read_index(journal) if journal else None
         items = self._config.items(self._stdin, self._console.warning)
         counts = count_plan(items, self._plan, contents, retry_failed=self._config.policy.retry_failed)
         identity = self._engine.identity
@@ -104,8 +151,8 @@ class CaptionRun:
         """Caption everything that is not done yet, to the journal or to `show`; the exit code."""
         self._console.detail(f"engine {self._engine.identity.engine}, model {self._engine.identity.model}")
         with contextlib.closing(self._engine), graceful(self._say_stopping, self._engine.kill) as interrupts:
-            if self._config.output:
-                return self._run_into_journal(self._config.output, interrupts)
+            if self._config.journal:
+                return self._run_into_journal(self._config.journal, interrupts)
             return self._run_into_stream(show, interrupts)
 
     def _run_into_stream(self, show: Callable[[bytes], None], interrupts: Interrupts) -> int:
@@ -130,7 +177,9 @@ class CaptionRun:
                 self._console.warning(f"{path}: passed over {num_broken} lines that are no records")
             settings = asdict(self._engine.identity) | asdict(self._config.settings)
             command = ["omnicap", *sys.argv[1:]]
-            meta = RunMeta(command=command, settings=settings | {"prompts": self._plan.prompt_names})
+            settings |= {"prompts": self._plan.prompt_names, "image_root": self._config.image_root}
+            shard = str(self._config.shard) if self._config.shard else None
+            meta = RunMeta(command=command, settings=settings, shard=shard)
             meta.write(path)
             if "-" in self._config.inputs:
                 self._engine.warm_up()  # a pipe that is slow waits for its first result, not for the model
@@ -142,7 +191,13 @@ class CaptionRun:
                 raise
             meta.end("interrupted" if interrupts.exit_code else "failed" if tally.gave_up else "finished", path)
             journal.close(compact=interrupts.exit_code is None)
-        return self._conclude(tally, interrupts)
+        exit_code = self._conclude(tally, interrupts)
+        return self._export(exit_code) if interrupts.exit_code is None else exit_code
+
+    def _export(self, exit_code: int) -> int:
+        """Bring the journal into the form that was asked for; whatever is worse, its exit code or that of the run."""
+        export = self._config.export
+        return exit_code if export is None else max(exit_code, run_export(export, self._console))
 
     def _loop(self, sink: Sink, interrupts: Interrupts, report: RunReport) -> Tally:
         groups = self._plan.requests(self._config.items(self._stdin, self._console.warning))
@@ -165,12 +220,12 @@ class CaptionRun:
         return tally
 
     def _count(self, report: RunReport, stop: threading.Event) -> None:
-        """Count all requests beside the run, which doesn't wait for it."""
-        if "-" in self._config.inputs:
+        """Count all requests beside the run, which doesn't wait for it. What would be read twice isn't counted."""
+        if any(given == "-" or is_url(given) or is_archive(given) for given in self._config.inputs):
             return
         with contextlib.suppress(Exception):  # whatever is wrong with the inputs, the run itself says
             num_items = 0
-            for _ in replace(self._config, fingerprint="stat").items(None):
+            for _ in replace(self._config, fingerprint="none").items(None):
                 num_items += 1
                 if stop.is_set():
                     return
@@ -180,11 +235,11 @@ class CaptionRun:
         if interrupts.exit_code is None and not tally.num_planned:
             self._console.warning("no pictures or pages among the inputs: nothing to do")
         else:
-            self._console.info(summary(tally, self._config.output, seconds=time.monotonic() - self._started))
+            self._console.info(summary(tally, self._config.journal, seconds=time.monotonic() - self._started))
         if tally.gave_up:
             raise OmnicapError(tally.gave_up, hint="What was finished is kept; --retry-failed tries the failed again.")
         if interrupts.exit_code is not None:
-            if self._config.output:
+            if self._config.journal:
                 how = "again without --overwrite" if self._config.overwrite else "the same command again"
                 self._console.info(f"interrupted; run {how} to go on")
             return interrupts.exit_code
@@ -207,8 +262,7 @@ def _prompts(config: CaptionConfig) -> list[Prompt]:
     """The prompts asked of every item: from the catalogue, or the user's own."""
     chosen = Catalogue.load(config.prompts).select(config.type, config.styles, config.lang)
     own = {name: text for name, text in (("user", config.prompt), ("system", config.system)) if text is not None}
-    if not own:
-        return chosen
     if len(chosen) > 1 and config.prompt is not None:
         raise UsageError("--prompt takes the place of one question", hint="Choose one --style and one --lang with it.")
-    return [replace(prompt, **own) for prompt in chosen]
+    built_in = set(Catalogue.load().prompts)
+    return [replace(prompt, **own, own=True) if own or prompt not in built_in else prompt for prompt in chosen]

@@ -7,21 +7,25 @@ from collections.abc import Iterable
 
 from omnicap_cli.core.journal import Contents
 from omnicap_cli.core.planning import RequestPlan
-from omnicap_cli.core.records import Item
+from omnicap_cli.core.records import Item, Settings
 from omnicap_cli.errors import ItemError
 from omnicap_cli.media.decode import probe
+from omnicap_cli.media.names import is_url
 
 
 def count_plan(
     items: Iterable[Item], plan: RequestPlan, contents: Contents | None, *, retry_failed: bool
 ) -> dict[str, float]:
-    """What a run over `items` would find: counts by name, and the pixels in millions, read from headers alone."""
+    """What a run over `items` would find: counts by name, and the pixels in millions, read from headers alone.
+
+    What is behind a URL is counted and not measured.
+    """
     names = ("items", "unreadable", "megapixels", "requests", "done", "failed_before", "to_do")
     counts: dict[str, float] = dict.fromkeys(names, 0)
     for item in items:
         counts["items"] += 1
         try:
-            counts["megapixels"] += math.prod(probe(item, plan.settings)) / 1e6
+            counts["megapixels"] += _megapixels(item, plan.settings)
         except ItemError:
             counts["unreadable"] += 1
         for request in plan.requests_of(item):
@@ -32,3 +36,10 @@ def count_plan(
             counts["to_do"] += known is None or (retry_failed and known.status == "error")
     counts["megapixels"] = round(counts["megapixels"], 2)
     return counts
+
+
+def _megapixels(item: Item, settings: Settings) -> float:
+    """Zero for what would have to be downloaded first."""
+    if not item.error and item.media.content is None and is_url(item.media.path):
+        return 0.0
+    return math.prod(probe(item, settings)) / 1e6

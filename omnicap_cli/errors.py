@@ -13,9 +13,10 @@ OmnicapError                 the run can't go on (exit 1)
     ├── LinkLoopError        a link that leads to itself
     ├── AccessError          no permission, not a regular file
     ├── EmptyFileError       zero bytes
+    ├── DownloadError        a URL that can't be fetched
     ├── UnsupportedError     not a format that is read here
     ├── DecodeError          damaged or truncated
-    ├── TooLargeError        more pixels than the limit allows
+    ├── TooLargeError        more pixels or bytes than the limit allows
     ├── EncryptedError       a PDF that asks for a password
     ├── ManifestError        a line of a manifest that names no item
     ├── DuplicateIdError     two different items with one id
@@ -98,6 +99,10 @@ class EmptyFileError(ItemError):
     """Zero bytes."""
 
 
+class DownloadError(ItemError):
+    """A URL that can't be fetched."""
+
+
 class UnsupportedError(ItemError):
     """Not a format that is read here."""
 
@@ -107,7 +112,7 @@ class DecodeError(ItemError):
 
 
 class TooLargeError(ItemError):
-    """More pixels than the limit allows."""
+    """More pixels or bytes than the limit allows."""
 
 
 class EncryptedError(ItemError):

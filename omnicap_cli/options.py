@@ -105,6 +105,13 @@ NoColor = Annotated[bool, option("--no-color", help="No colours; the variable NO
 Debug = Annotated[bool, option("--debug", help="Tracebacks, and what libraries print.", callback=_set_debug)]
 
 
+def forms(incomplete: str) -> list[str]:
+    """Completes --format."""
+    from omnicap_cli.exports.base import FORMATS
+
+    return [name for name in FORMATS if name.startswith(incomplete)]
+
+
 def make_console(*, quiet: bool, verbose: int, no_color: bool) -> Console:
     """The console that the common options ask for."""
     return Console(level=0 if quiet else 1 + verbose, no_color=no_color)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
@@ -14,10 +14,14 @@ from omnicap_cli.media.names import printable
 from omnicap_cli.progress import duration
 
 if TYPE_CHECKING:
+    from omnicap_cli.core.merging import MergeReport
     from omnicap_cli.core.prompts import Catalogue
     from omnicap_cli.core.records import Prompt
-    from omnicap_cli.core.status import Status
+    from omnicap_cli.core.status import Entry, Status, Total
     from omnicap_cli.diagnosis import Finding
+
+
+_NUM_TEXT_COLUMNS: Final = 3  # of the table of several journals
 
 
 def show_record(console: Console, *, as_json: bool) -> Callable[[bytes], None]:
@@ -78,6 +82,67 @@ def _run_rows(status: Status) -> list[tuple[str, str]]:
     return rows
 
 
+def show_statuses(console: Console, entries: Sequence[Entry], total: Total, *, as_json: bool) -> None:
+    """What `omnicap status` found of several journals."""
+    from omnicap_cli.core.completeness import describe_shards
+
+    missing = [str(shard) for shard in total.missing_shards]
+    if as_json:
+        journals = [_entry_as_json(entry) for entry in entries]
+        return _show_json(console, {"journals": journals, "total": asdict(total) | {"missing_shards": missing}})
+    header = ("journal", "state", "shard", "done", "failed", "left", "rate", "time left")
+    states = ", ".join(f"{count:,} {state}" for state, count in total.states.items())
+    rows = [_entry_row(entry) for entry in entries]
+    _show_table(console, [header, *rows, ("total", states, "", *_count_cells(total))])
+    notes = [*((f"  {kind}", f"{count:,}") for kind, count in total.errors.items())]
+    if total.num_broken_lines:
+        notes.append(("broken lines", f"{total.num_broken_lines:,}, passed over"))
+    if missing:
+        notes.append(("missing", describe_shards(total.missing_shards)))
+    return _show_rows(console, notes) if notes else None
+
+
+def _entry_as_json(entry: Entry) -> dict[str, Any]:
+    shard = {"shard": str(entry.shard) if entry.shard else None}
+    if entry.status is None:
+        return {"journal": entry.journal, "error": entry.error} | shard
+    return asdict(entry.status) | shard
+
+
+def _entry_row(entry: Entry) -> tuple[str, ...]:
+    name = printable(entry.journal)
+    if entry.status is None:
+        return name, f"error: {printable(entry.error or '')}"
+    return name, entry.status.state, str(entry.shard or ""), *_count_cells(entry.status)
+
+
+def _count_cells(status: Status | Total) -> tuple[str, ...]:
+    left = f"{status.num_left:,}" if status.num_left is not None else "?"
+    rate = f"{status.rate:.2f}/s" if status.rate is not None else ""
+    wait = duration(status.seconds_left) if status.seconds_left is not None else ""
+    return f"{status.num_ok:,}", f"{status.num_failed:,}", left, rate, wait
+
+
+def show_merge(console: Console, report: MergeReport, *, as_json: bool) -> None:
+    """What `omnicap merge` joined, or would."""
+    if as_json or not console.data_is_terminal:
+        return _show_json(console, asdict(report))
+    rows = [
+        ("records", f"{report.num_records:,}"),
+        ("  captioned", f"{report.num_ok:,}"),
+        ("  failed", f"{report.num_failed:,}"),
+        *((f"    {kind}", f"{count:,}") for kind, count in report.errors.items()),
+        ("duplicates", f"{report.num_duplicates:,}, dropped"),
+        ("broken lines", f"{report.num_broken_lines:,}, left out"),
+        ("journals", f"{report.num_journals:,}"),
+    ]
+    if report.num_shards is not None:
+        num_there = report.num_shards - len(report.missing_shards)
+        rows.append(("shards", f"{num_there:,} of {report.num_shards:,}"))
+    written = printable(report.output or "") if report.written else "nothing written"
+    return _show_rows(console, [*rows, ("output", written)])
+
+
 def show_catalogue(console: Console, catalogue: Catalogue, *, as_json: bool) -> None:
     """Every type with its styles."""
     if as_json:
@@ -130,6 +195,19 @@ def _show_rows(console: Console, rows: Iterable[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         console.text(f"{name:<{width}}  {value}")
+
+
+def _show_table(console: Console, rows: Sequence[tuple[str, ...]]) -> None:
+    """Columns as wide as their cells, numbers to the right. A row that is shorter than the first ends in a remark."""
+    whole = [row for row in rows if len(row) == len(rows[0])]
+    widths = [max(len(row[0]) for row in rows), *(max(map(len, cells)) for cells in list(zip(*whole, strict=True))[1:])]
+    for row in rows:
+        *cells, last = row if len(row) < len(rows[0]) else (*row, "")
+        aligned = (
+            cell.ljust(width) if number < _NUM_TEXT_COLUMNS else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(cells, widths, strict=False))
+        )
+        console.text("  ".join((*aligned, last)).rstrip())
 
 
 def _show_json(console: Console, value: Any) -> None:

@@ -19,7 +19,7 @@ PATIENCE_SECONDS = 60.0  # only ever reached by a test that fails
 
 
 class FakeOmnicap:
-    """`omnicap caption` in a folder of its own, on an engine whose behaviour each call chooses (see FakeConfig)."""
+    """`omnicap caption` (or another command) in a folder of its own, on an engine whose behaviour each call chooses (see FakeConfig)."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -40,13 +40,15 @@ class FakeOmnicap:
         stderr: int = subprocess.PIPE,
         preexec: Callable[[], None] | None = None,
         death: str = "",
+        command: str = "caption",
         **fake: Any,
     ) -> subprocess.Popen[bytes]:
         """Start it and leave it running. `fake` is for the engine; `preexec` runs in the process before it begins."""
         env = {name: value for name, value in os.environ.items() if not name.startswith("OMNICAP_")}
         env |= {"FAKE_ENGINE": json.dumps({"log": str(self.log)} | fake), "FAKE_DEATH": death, "NO_COLOR": "1"}
+        engine = ("--engine", "fake") if command == "caption" else ()
         process = subprocess.Popen(
-            [sys.executable, str(SUPPORT / "fake_omnicap.py"), "caption", *words, "--engine", "fake"],
+            [sys.executable, str(SUPPORT / "fake_omnicap.py"), command, *words, *engine],
             cwd=self.folder,
             env=env,
             stdin=stdin,

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from omnicap_cli.options import AsJson, Debug, NoColor, OptionsFile, Quiet, Verbose, make_console, option
+from omnicap_cli.options import AsJson, Debug, NoColor, OptionsFile, Quiet, Verbose, forms, make_console, option
 
 _ENGINE, _MEDIA, _RUN, _OUTPUT = "Engine", "Pictures and pages", "Errors and repeats", "Output"
 
@@ -49,7 +49,9 @@ def caption(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="INPUT", help="Image files, PDFs, folders, quoted globs, or - for paths (or JSONL) on stdin."
+            metavar="INPUT",
+            help="Image files, PDFs, folders, quoted globs, manifests (.jsonl .json .csv .tsv .parquet), tar archives, "
+            "URLs, or - for paths (or JSONL) on stdin.",
         ),
     ],
     type: Annotated[
@@ -65,7 +67,10 @@ def caption(
         ),
     ] = None,
     lang: Annotated[str, option("-l", "--lang", help="en, zh or all.", autocompletion=_languages)] = "en",
-    prompt: Annotated[str | None, option("--prompt", help="Ask this instead of the style's question.")] = None,
+    prompt: Annotated[
+        str | None,
+        option("--prompt", help="Ask this instead of the style's question; {column} is filled from a manifest."),
+    ] = None,
     system: Annotated[str | None, option("--system", help="Use this instead of the style's system text.")] = None,
     prompts: Annotated[
         Path | None, option("--prompts", help="TOML file of prompts, merged over the built-in ones.")
@@ -83,9 +88,25 @@ def caption(
     max_decode_pixels: Annotated[
         int, option("--max-decode-pixels", help="Refuse to decode more: a guard for memory.", panel=_MEDIA)
     ] = 178_956_970,
-    image_key: Annotated[str, option("--image-key", help="Column of JSONL that has the path.", panel=_MEDIA)] = "image",
+    image_key: Annotated[
+        str, option("--image-key", help="Column of a manifest that has the path or the picture.", panel=_MEDIA)
+    ] = "image",
+    image_root: Annotated[
+        str | None,
+        option("--image-root", help="Folder of a manifest's relative paths. Default: the manifest's.", panel=_MEDIA),
+    ] = None,
     null: Annotated[bool, option("-0", "--null", help="Paths on stdin end with NUL.", panel=_MEDIA)] = False,
     limit: Annotated[int | None, option("--limit", help="Only the first N items.", panel=_MEDIA)] = None,
+    shard: Annotated[
+        str | None, option("--shard", help="Only part I of N, as I/N, I from 0; archives stay whole.", panel=_MEDIA)
+    ] = None,
+    timeout: Annotated[
+        float, option("--timeout", help="Seconds to wait for a server, at each step.", panel=_MEDIA)
+    ] = 30.0,
+    retries: Annotated[int, option("--retries", help="Further attempts at a URL.", panel=_MEDIA)] = 3,
+    max_file_bytes: Annotated[
+        int, option("--max-file-bytes", help="Refuse larger files from URLs and archives.", panel=_MEDIA)
+    ] = 268_435_456,
     fingerprint: Annotated[
         Fingerprint, option("--fingerprint", help="Know a changed file by size and time, or by its bytes.", panel=_RUN)
     ] = Fingerprint.stat,
@@ -97,14 +118,18 @@ def caption(
     ] = None,
     dry_run: Annotated[bool, option("--dry-run", help="Count what a run would do; run nothing.", panel=_RUN)] = False,
     output: Annotated[
-        Path | None,
+        str | None,
         option(
             "-o",
             "--output",
-            help="JSONL file: the results, and the journal to go on from.",
+            help="File or folder of results; its suffix tells the form. {shard} is the part's number.",
             panel=_OUTPUT,
-            readable=False,
+            metavar="PATH",
         ),
+    ] = None,
+    format: Annotated[
+        str | None,
+        option("--format", help="Form of the output: see `omnicap convert`.", panel=_OUTPUT, autocompletion=forms),
     ] = None,
     overwrite: Annotated[bool, option("--overwrite", help="Begin the output anew.", panel=_OUTPUT)] = False,
     unordered: Annotated[bool, option("--unordered", help="stdout: results as they come.", panel=_OUTPUT)] = False,
@@ -119,14 +144,19 @@ def caption(
 
     Run it again to go on where it stopped: what is in the output is not done twice.
     """
-    from omnicap_cli.captioning import CaptionConfig, CaptionRun
+    from omnicap_cli.captioning import SHARD_MARK, CaptionConfig, CaptionRun
     from omnicap_cli.console import open_stdin
     from omnicap_cli.core.pipeline import Policy
-    from omnicap_cli.core.records import Settings
+    from omnicap_cli.core.records import Settings, Transfer
+    from omnicap_cli.core.shard import Shard
     from omnicap_cli.engines.base import EngineOptions
     from omnicap_cli.views import show_plan, show_record
 
     console = make_console(quiet=quiet, verbose=verbose, no_color=no_color)
+    part = None if shard is None else Shard.parse(shard)
+    if part and output:
+        output = output.replace(SHARD_MARK, str(part.index))
+    transfer = Transfer(timeout_seconds=timeout, num_retries=retries, max_bytes=max_file_bytes)
     config = CaptionConfig(
         inputs=tuple(inputs),
         type=type,
@@ -137,15 +167,24 @@ def caption(
         prompts=prompts,
         engine=engine,
         engine_options=EngineOptions(model=model, workers=workers),
-        settings=Settings(dpi=dpi, min_pixels=min_pixels, max_pixels=max_pixels, max_decode_pixels=max_decode_pixels),
+        settings=Settings(
+            dpi=dpi,
+            min_pixels=min_pixels,
+            max_pixels=max_pixels,
+            max_decode_pixels=max_decode_pixels,
+            transfer=transfer,
+        ),
         policy=Policy(retry_failed=retry_failed, fail_fast=fail_fast, max_error_rate=max_error_rate),
-        output=None if output == Path("-") else output,
+        output=None if output == "-" else output,
+        format=format,
         overwrite=overwrite,
         unordered=unordered,
         fingerprint=fingerprint.value,
         image_key=image_key,
+        image_root=image_root,
         null=null,
         limit=limit,
+        shard=part,
     )
     if "-" in inputs and sys.stdin.isatty():
         console.info("reading paths from the terminal, one a line; Ctrl-D ends them")

@@ -1,4 +1,4 @@
-"""`omnicap status`: how far a run is, or how it ended."""
+"""`omnicap status`: how far runs are, or how they ended."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from omnicap_cli.options import AsJson, Debug, NoColor, OptionsFile, Quiet, Verb
 
 
 def status(
-    journal: Annotated[Path, typer.Argument(metavar="JOURNAL", help="The JSONL file that a run writes.")],
+    journals: Annotated[
+        list[Path],
+        typer.Argument(metavar="JOURNAL", help="JSONL files that runs write, or what they export to."),
+    ],
     as_json: AsJson = False,
     _options: OptionsFile = None,
     quiet: Quiet = False,
@@ -19,9 +22,20 @@ def status(
     no_color: NoColor = False,
     _debug: Debug = False,
 ) -> None:
-    """Show what is done, what failed and why, and the time left, of a journal at rest or being written."""
-    from omnicap_cli.core.status import read_status
-    from omnicap_cli.views import show_status
+    """Show what is done, what failed and why, and the time left, of journals at rest or being written.
+
+    Of several, such as those of shards, a line each and their total.
+    """
+    from omnicap_cli.core.run_meta import find_journal
+    from omnicap_cli.core.status import read_status, read_statuses, total_of
+    from omnicap_cli.views import show_status, show_statuses
 
     console = make_console(quiet=quiet, verbose=verbose, no_color=no_color)
-    show_status(console, read_status(journal), as_json=as_json)
+    if len(journals) == 1:
+        show_status(console, read_status(find_journal(journals[0])), as_json=as_json)
+        return
+    entries = read_statuses(journals)
+    total = total_of(entries)
+    show_statuses(console, entries, total, as_json=as_json)
+    if total.num_unreadable:
+        raise typer.Exit(1)

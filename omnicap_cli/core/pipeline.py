@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 IDLE_SECONDS: Final = 0.5
 _WINDOW: Final = 1024  # requests planned but not yet durable: bounds memory, and how far results may overtake
+_MAX_HELD_BYTES: Final = 1 << 27  # of pictures that came by in a stream and wait, compressed, in memory
 _MIN_FOR_RATE: Final = 20  # finished requests before an error rate means anything
 
 
@@ -108,12 +109,15 @@ class Pipeline:
         self._planned: queue.Queue[Request | BaseException | None] = queue.Queue(_WINDOW)
         self._window = threading.Semaphore(_WINDOW)
         self._in_flight: dict[str, tuple[int, Request]] = {}
+        self._num_held_bytes = 0
+        self._held_changed = threading.Condition()
 
     def run(self) -> Tally:
         """Until the requests end, `stop` is set or the policy gives up. Errors of source, engine or sink are raised."""
         threading.Thread(target=self._plan, name="plan", daemon=True).start()
         for result in self._engine.run(self._requests(), self._stop):
             number, request = self._in_flight.pop(result.key)
+            self._let_go(request)
             line = encode_record(request, result, self._engine.identity)
             if num_out := self._sink.append(number, request, result, line):
                 self._window.release(num_out)
@@ -127,6 +131,7 @@ class Pipeline:
         try:
             for group in self._groups:
                 for request in self._to_do(group):
+                    self._hold(request)
                     self._put(request)
                 if self._stop.is_set():
                     return
@@ -147,6 +152,23 @@ class Pipeline:
                 self.tally.count_known(known)
         last = len(wanted) - 1
         return [dataclasses.replace(each, num_following=last - place) for place, each in enumerate(wanted)]
+
+    def _hold(self, request: Request) -> None:
+        """Wait until there is room for what the last request of an item keeps in memory; one item always has room."""
+        size = 0 if request.num_following else request.item.media.num_held_bytes
+        if not size:
+            return
+        with self._held_changed:
+            while self._num_held_bytes and self._num_held_bytes + size > _MAX_HELD_BYTES and not self._stop.is_set():
+                self._held_changed.wait(IDLE_SECONDS)
+            self._num_held_bytes += size
+
+    def _let_go(self, request: Request) -> None:
+        size = 0 if request.num_following else request.item.media.num_held_bytes
+        if size:
+            with self._held_changed:
+                self._num_held_bytes -= size
+                self._held_changed.notify()
 
     def _put(self, entry: Request | BaseException | None) -> None:
         while not self._stop.is_set():

@@ -1,7 +1,6 @@
 """The catalogue of prompts: what is asked for each type, style and language. It knows no engine and no image.
 
 The built-in catalogue is `prompts.toml` beside this file, which also explains the form of a user's own file.
-`{column}` placeholders pass through untouched: only whoever has the manifest's row can fill them.
 """
 
 from __future__ import annotations
@@ -110,6 +109,11 @@ class Catalogue:
 
     def __iter__(self) -> Iterator[PromptType]:
         return iter(self.types.values())
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """Every prompt of every type, style and language."""
+        return [prompt for kind in self for style in kind.styles.values() for prompt in style.prompts.values()]
 
     def select(self, type: str, styles: Sequence[str], lang: str) -> list[Prompt]:
         """Prompts in the order of `styles`, English before Chinese, each once.

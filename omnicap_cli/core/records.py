@@ -6,7 +6,7 @@ import enum
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
@@ -16,17 +16,32 @@ from omnicap_cli.errors import ItemError, OptionError
 FinishReason = Literal["stop", "length", "repetition"]
 
 
+class Span(NamedTuple):
+    """A part of a file: the member of an archive that isn't compressed."""
+
+    offset_bytes: int
+    num_bytes: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MediaRef:
     """Where the pixels of an item are; whoever uses them decodes them from here.
 
-    `path` is spelled as Python spells it (bytes that are not UTF-8 as surrogates); `page`, of a PDF or of a TIFF with
-    several, counts from 1.
+    `path` is a URL, or a path spelled as Python spells it (bytes that are not UTF-8 as surrogates); `page`, of a PDF or
+    of a TIFF with several, counts from 1. `span` is the part of the file that holds the picture, if not all of it does.
+    `content` is the picture's file itself where nobody can find it again: it came by in a stream.
     """
 
     path: str
     page: int | None = None
     kind: Literal["image", "pdf"] = "image"
+    span: Span | None = None
+    content: bytes | None = field(default=None, repr=False)
+
+    @property
+    def num_held_bytes(self) -> int:
+        """What it keeps in memory beyond itself."""
+        return len(self.content) if self.content is not None else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,13 +64,17 @@ class Item:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """What an engine is asked: the texts, and the names under which a user asked for them."""
+    """What an engine is asked: the texts, and the names under which a user asked for them.
+
+    `own` marks texts that are a user's own, not those of the built-in catalogue: their question goes into the record.
+    """
 
     type: str
     style: str
     lang: str
     system: str
     user: str
+    own: bool = False
 
     @property
     def sha(self) -> str:
@@ -74,16 +93,39 @@ class EngineIdentity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """How bytes are fetched from elsewhere; none of it changes a result.
+
+    `timeout_seconds` is to connect, and between two pieces; `max_bytes` of one file, or of one member of an archive.
+    """
+
+    timeout_seconds: float = 30.0
+    num_retries: int = 3
+    max_bytes: int = 268_435_456
+
+    def __post_init__(self) -> None:
+        if not 0 < self.timeout_seconds <= 86_400:  # sockets can't count much further
+            raise OptionError(
+                "--timeout", self.timeout_seconds, "is not a time; give seconds, more than 0, up to a day"
+            )
+        if self.num_retries < 0:
+            raise OptionError("--retries", self.num_retries, "is not a number of attempts; give 0 or more")
+        if self.max_bytes < 1:
+            raise OptionError("--max-file-bytes", self.max_bytes, "is too small; give 1 or more")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What decides the pixels that an engine sees. `None` leaves the choice to the engine.
 
-    `max_decode_pixels` only guards memory: it decides whether an item is decoded, never how.
+    `max_decode_pixels` and `transfer` only guard: they decide whether an item is decoded, never how.
     """
 
     dpi: int = 150
     min_pixels: int | None = None
     max_pixels: int | None = None
     max_decode_pixels: int = 178_956_970
+    transfer: Transfer = field(default_factory=Transfer)
 
     def __post_init__(self) -> None:
         for name in ("dpi", "min_pixels", "max_pixels", "max_decode_pixels"):
@@ -175,6 +217,7 @@ def build_record(request: Request, result: Result, engine: EngineIdentity) -> di
         "revision": engine.revision,
         "engine": engine.engine,
         "prompt_sha": prompt.sha,
+        **({"prompt": prompt.user} if prompt.own else {}),
         "settings": request.settings.of(item.media),
         "width": result.width,
         "height": result.height,

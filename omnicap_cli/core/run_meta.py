@@ -8,7 +8,7 @@ import socket
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import orjson
 
@@ -19,6 +19,41 @@ from omnicap_cli.core.text import without_surrogates
 from omnicap_cli.errors import JournalWriteError
 
 State = Literal["running", "finished", "interrupted", "failed"]
+JOURNAL_SUFFIXES: Final = (".jsonl", ".ndjson")
+_TYPES: Final = {
+    **dict.fromkeys(("state", "omnicap", "host"), str),
+    **dict.fromkeys(("started", "updated"), int | float),
+    **dict.fromkeys(("pid", "num_handled", "num_finished", "num_failed"), int),
+    **dict.fromkeys(("shard", "folder"), str | None),
+    "num_requests": int | None,
+    "ended": int | float | None,
+    "settings": dict,
+}
+
+
+def journal_beside(output: Path) -> Path:
+    """Where the journal of an output in another form is."""
+    return output.with_name(f"{output.name}.journal.jsonl") if output.name else output / "captions.journal.jsonl"
+
+
+def journal_of(output: Path) -> Path:
+    """Where the journal of an output is: a JSONL file is its own, any other form has one beside it."""
+    return output if output.suffix.lower() in JOURNAL_SUFFIXES else journal_beside(output)
+
+
+def find_journal(path: Path) -> Path:
+    """The journal that a user means by `path`: the one beside an export, if there is one, else `path` itself."""
+    with contextlib.suppress(OSError):
+        if journal_of(path).exists():
+            return journal_of(path)
+    return path
+
+
+def _current_folder() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed
+        return None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -26,7 +61,8 @@ class RunMeta:
     """The latest run of a journal. Times are seconds since 1970.
 
     `num_requests` is None until all are counted. When the note was `updated`, `num_handled` of them were done before
-    or finished, `num_finished` by this run, and `num_failed` were on record as errors.
+    or finished, `num_finished` by this run, and `num_failed` were on record as errors. `shard` is what `--shard` said;
+    relative paths of pictures count from `folder`.
     """
 
     state: State = "running"
@@ -42,6 +78,18 @@ class RunMeta:
     num_handled: int = 0
     num_finished: int = 0
     num_failed: int = 0
+    shard: str | None = None
+    folder: str | None = field(default_factory=_current_folder)
+
+    @property
+    def state_now(self) -> str:
+        """`state`, or killed where the process that would have noted its end is gone."""
+        return "killed" if self.state == "running" and not self._is_alive() else self.state
+
+    @property
+    def num_left(self) -> int | None:
+        """How many requests were neither done nor failed, or None until all are counted."""
+        return None if self.num_requests is None else max(0, self.num_requests - self.num_handled)
 
     @staticmethod
     def path_of(journal: Path) -> Path:
@@ -74,8 +122,20 @@ class RunMeta:
         """The meta file of a journal, or None where there is none that can be read."""
         try:
             values = orjson.loads(cls.path_of(journal).read_bytes())
-            if any(not isinstance(values.get(name, 0), int | float) for name in ("started", "updated", "pid")):
+            if any(not isinstance(values[name], kind) for name, kind in _TYPES.items() if name in values):
                 return None
-            return cls(**values)
+            return cls(**{"folder": None} | values)  # earlier versions noted no folder; it is not where we are now
         except (OSError, ValueError, TypeError, AttributeError):
             return None
+
+    def _is_alive(self) -> bool:
+        """Whether the process still runs; on another machine only the note can tell."""
+        if self.host != socket.gethostname():
+            return True
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except (OSError, OverflowError):
+            return True
+        return True

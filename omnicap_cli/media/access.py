@@ -1,11 +1,20 @@
-"""What the system says of a file that can't be read, as an error of that item. It reads nothing itself."""
+"""Opening a file, and what the system says of one that can't be read, as an error of that item."""
 
 from __future__ import annotations
 
 import errno
 import os
+from typing import BinaryIO
 
 from omnicap_cli.errors import AccessError, DecodeError, ItemError, LinkLoopError, NotFoundError
+
+
+def open_file(path: str) -> BinaryIO:
+    """A local file. Raises an ItemError where it can't be opened."""
+    try:
+        return open(path, "rb")
+    except (OSError, ValueError) as error:
+        raise unreadable(error) from error
 
 
 def unreadable(error: Exception) -> ItemError:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
 from PIL import Image
 
+from omnicap_cli.core.ahead import in_order
 from omnicap_cli.core.records import Item, Settings
 from omnicap_cli.errors import ItemError, OutOfMemoryError
 from omnicap_cli.media import images
+from omnicap_cli.media.opening import opened
 
 T = TypeVar("T")
 
@@ -30,12 +30,13 @@ def decode(item: Item, settings: Settings) -> Pixels:
         raise item.error
     media, limit = item.media, settings.max_decode_pixels
     page = media.page or 1
-    if media.kind == "pdf":
-        from omnicap_cli.media import pdf  # PDFium is loaded only where there are PDFs
+    with opened(media, settings.transfer) as file:
+        if media.kind == "pdf":
+            from omnicap_cli.media import pdf  # PDFium is loaded only where there are PDFs
 
-        image = pdf.decode_page(media.path, page, dpi=settings.dpi, max_decode_pixels=limit)
-    else:
-        image = images.decode_image(media.path, page, max_decode_pixels=limit)
+            image = pdf.decode_page(file, page, dpi=settings.dpi, max_decode_pixels=limit)
+        else:
+            image = images.decode_image(file, page, max_decode_pixels=limit)
     fitted = images.fit_pixels(image, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
     return Pixels(fitted, image.width, image.height)
 
@@ -45,11 +46,12 @@ def probe(item: Item, settings: Settings) -> images.Size:
     if item.error:
         raise item.error
     media, page = item.media, item.media.page or 1
-    if media.kind == "pdf":
-        from omnicap_cli.media import pdf
+    with opened(media, settings.transfer) as file:
+        if media.kind == "pdf":
+            from omnicap_cli.media import pdf
 
-        return pdf.page_size(media.path, page, dpi=settings.dpi)
-    return images.header_size(media.path, page, max_decode_pixels=settings.max_decode_pixels)
+            return pdf.page_size(file, page, dpi=settings.dpi)
+        return images.header_size(file, page, max_decode_pixels=settings.max_decode_pixels)
 
 
 def decode_ahead(
@@ -59,31 +61,7 @@ def decode_ahead(
 
     An ItemError takes the place of the pixels; whatever else the source or the decoder raises is raised here.
     """
-    ahead: queue.SimpleQueue[tuple[T, Pixels | ItemError] | BaseException | None] = queue.SimpleQueue()
-    room = threading.Semaphore(look_ahead + 1)
-    abandoned = threading.Event()
-
-    def work() -> None:
-        try:
-            for element in source:
-                while not room.acquire(timeout=0.5):
-                    if abandoned.is_set():
-                        return
-                ahead.put((element, _decoded(element, decoder)))
-            ahead.put(None)
-        except BaseException as error:  # noqa: BLE001  handed to the consumer, who raises it
-            ahead.put(error)
-
-    threading.Thread(target=work, name="decode-ahead", daemon=True).start()
-    try:
-        while (entry := ahead.get()) is not None:
-            if isinstance(entry, BaseException):
-                raise entry
-            yield entry
-            del entry  # the pixels, before the next are waited for
-            room.release()
-    finally:
-        abandoned.set()
+    return in_order(source, lambda each: (each, _decoded(each, decoder)), num_threads=1, look_ahead=look_ahead)
 
 
 def _decoded(element: T, decoder: Callable[[T], Pixels]) -> Pixels | ItemError:

@@ -6,17 +6,18 @@ import codecs
 import contextlib
 import functools
 import math
+import os
 import struct
 import warnings
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from omnicap_cli.core.records import Settings
 from omnicap_cli.errors import DecodeError, EmptyFileError, ItemError, TooLargeError, UnsupportedError
-from omnicap_cli.media.access import unreadable
+from omnicap_cli.media.access import open_file, unreadable
 
 # Formats that only hold pixels. Left out on purpose: EPS and PS, which Pillow hands to Ghostscript to run.
 FORMATS: Final = (
@@ -27,6 +28,9 @@ _RAISE_LIMIT: Final = "if it is meant to be that large, raise --max-decode-pixel
 _TURNED: Final = frozenset((5, 6, 7, 8))  # EXIF orientations that swap width and height
 DEFAULT_MAX_DECODE_PIXELS: Final = Settings().max_decode_pixels
 _PHOTOMETRIC: Final = 262  # the TIFF tag that says whether zero is black
+_PNG_SIGNATURE_BYTES: Final = 8
+_PNG_EXIF: Final = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
+_PNG_EXIF_CHUNKS: Final = (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
 _CORRUPT: Final = (  # what Pillow was seen to raise on damaged files
     *(
         OSError,
@@ -50,30 +54,35 @@ class Size(NamedTuple):
     height: int
 
 
-def num_pages(path: str) -> int:
+def num_pages(source: str | BinaryIO) -> int:
     """How many pages a TIFF has; of other formats the frames of an animation. Raises an ItemError as `header_size`."""
-    with _opened(path, None) as image:
+    with _opened(source, None) as image:
         return int(getattr(image, "n_frames", 1))
 
 
-def header_size(path: str, page: int = 1, *, max_decode_pixels: int | None = None) -> Size:
-    """The size of an image file, read from its header alone.
+def format_of(source: str | BinaryIO) -> str:
+    """The format as Pillow names it, one of FORMATS. Raises an ItemError as `header_size`."""
+    with _opened(source, None) as image:
+        return str(image.format)
+
+
+def header_size(source: str | BinaryIO, page: int = 1, *, max_decode_pixels: int | None = None) -> Size:
+    """The size of an image file (a path, or the open file), read from its header alone.
 
     Raises an ItemError where the file is missing, unreadable, empty, damaged or not an image.
     """
-    with _opened(path, max_decode_pixels) as image:
+    with _opened(source, max_decode_pixels) as image:
         image.seek(page - 1)
         width, height = image.size
-        turned = image.format != "TIFF" and _orientation(image) in _TURNED  # Pillow's size of a TIFF is turned already
-        return Size(height, width) if turned else Size(width, height)
+        return Size(height, width) if _is_turned(image) else Size(width, height)
 
 
-def decode_image(path: str, page: int = 1, *, max_decode_pixels: int) -> Image.Image:
+def decode_image(source: str | BinaryIO, page: int = 1, *, max_decode_pixels: int) -> Image.Image:
     """One page of an image file, by default its first frame: 8-bit RGB, turned upright, transparency over white.
 
     Raises TooLargeError before decoding if there are more than `max_decode_pixels`, or another ItemError.
     """
-    with _opened(path, max_decode_pixels) as image:
+    with _opened(source, max_decode_pixels) as image:
         image.seek(page - 1)
         check_size(*image.size, max_decode_pixels=max_decode_pixels)
         try:
@@ -121,25 +130,29 @@ def fit_pixels(image: Image.Image, *, min_pixels: int | None, max_pixels: int | 
 
 
 @contextlib.contextmanager
-def _opened(path: str, max_decode_pixels: int | None) -> Iterator[Image.Image]:
+def _opened(source: str | BinaryIO, max_decode_pixels: int | None) -> Iterator[Image.Image]:
     """The header of an image file read, its pixels not yet. Pillow's own guard stays on, at twice our limit."""
+    if isinstance(source, str):
+        with open_file(source) as file, _opened(file, max_decode_pixels) as image:
+            yield image
+        return
     Image.MAX_IMAGE_PIXELS = max_decode_pixels or DEFAULT_MAX_DECODE_PIXELS
     try:
-        with open(path, "rb") as file, Image.open(file, formats=formats_here()) as image:
+        with Image.open(source, formats=formats_here()) as image:
             yield image
     except Image.DecompressionBombError as error:
         limit = f"more than twice the limit of {Image.MAX_IMAGE_PIXELS:,} pixels; {_RAISE_LIMIT}"
         raise TooLargeError(limit) from error
     except UnidentifiedImageError as error:
-        raise _unidentified(path) from error
+        raise _unidentified(source) from error
     except _CORRUPT as error:
         raise unreadable(error) from error
 
 
-def _unidentified(path: str) -> ItemError:
+def _unidentified(file: BinaryIO) -> ItemError:
     """Say what a file is that is no image, from its first bytes."""
-    with open(path, "rb") as file:
-        head = file.read(512)
+    file.seek(0)
+    head = file.read(512)
     if not head:
         return EmptyFileError("the file is empty")
     if head.startswith(b"%PDF-"):
@@ -153,6 +166,30 @@ def _unidentified(path: str) -> ItemError:
     if head.startswith(b"PK\x03\x04"):
         return UnsupportedError("not an image: a zip archive or an office document")
     return UnsupportedError("not an image in a format that is read here, or one damaged in its header")
+
+
+def _is_turned(image: Image.Image) -> bool:
+    if image.format == "TIFF":  # whose size Pillow has turned already
+        return False
+    if isinstance(image, PngImagePlugin.PngImageFile) and not _may_have_exif(image):
+        return False
+    return _orientation(image) in _TURNED
+
+
+def _may_have_exif(png: ImageFile.ImageFile) -> bool:
+    """Whether a PNG can have an orientation. Pillow decodes all of a PNG to look for it behind the pixels."""
+    if any(name in png.info for name in _PNG_EXIF):
+        return True
+    assert png.fp
+    png.fp.seek(_PNG_SIGNATURE_BYTES)
+    behind = False
+    while len(head := png.fp.read(8)) == 8:
+        num_bytes, kind = struct.unpack(">I4s", head)
+        behind = behind or kind == b"IDAT"
+        if behind and kind in _PNG_EXIF_CHUNKS:
+            return True
+        png.fp.seek(num_bytes + 4, os.SEEK_CUR)  # the content and its checksum
+    return False
 
 
 def _orientation(image: Image.Image) -> int | None:

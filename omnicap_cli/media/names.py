@@ -1,4 +1,7 @@
-"""How files are named in records: text that any JSON reader takes, and that leads back to the file."""
+"""What names tell: the kind of a file by its suffix, and how files are named in records.
+
+A name in a record is text that any JSON reader takes, and it leads back to the file.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,56 @@ import unicodedata
 from typing import Final
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
+IMAGE_SUFFIXES: Final = frozenset(
+    (
+        *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".icns", ".jp2", ".j2k", ".jpx", ".tga", ".pcx", ".sgi", ".qoi"),
+        *(".avif", ".avifs", ".heic", ".heif", ".hif"),
+    )
+)
+TIFF_SUFFIXES: Final = (".tif", ".tiff")
+PDF_SUFFIX: Final = ".pdf"
+ARCHIVE_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+_MEMBER: Final = "#member="
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _DOT_STEPS: Final = re.compile(r"(?<=/)(?:\./+)+|(?<=/)/+")
+
+
+def is_url(path: str) -> bool:
+    """Whether it is a URL: a scheme of two letters or more, and `://`."""
+    return _URL.match(path) is not None
+
+
+def bare(path: str) -> str:
+    """A URL without query and fragment; a path as it is."""
+    return re.split(r"[?#]", path, maxsplit=1)[0] if is_url(path) else path
+
+
+def suffix_of(path: str) -> str:
+    """The suffix in small letters, with its dot."""
+    return os.path.splitext(bare(path))[1].lower()
+
+
+def is_archive(path: str) -> bool:
+    """Whether a path or URL names a tar archive."""
+    return bare(path).lower().endswith(ARCHIVE_SUFFIXES)
+
+
+def is_media_name(name: str) -> bool:
+    """Whether a file of that name is taken from a folder or an archive."""
+    suffix = os.path.splitext(name)[1].lower()
+    return suffix in IMAGE_SUFFIXES or suffix == PDF_SUFFIX
+
+
+def member_name(archive: str, member: str) -> str:
+    """The name of a member of an archive (`archive` as shown): `x.tar#member=NAME`, NAME percent-encoded."""
+    return f"{archive}{_MEMBER}{quote_from_bytes(os.fsencode(member), safe='/')}"
+
+
+def split_member(shown: str) -> tuple[str, str] | None:
+    """The archive and the member that `member_name` put together; None for any other name."""
+    archive, mark, member = shown.partition(_MEMBER)
+    return (archive, os.fsdecode(unquote_to_bytes(member))) if mark else None
 
 
 def shown_path(path: str) -> str:

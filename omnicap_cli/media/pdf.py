@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import bisect
 import contextlib
+import io
 import math
 import mmap
 import threading
@@ -18,7 +19,7 @@ import pypdfium2
 from PIL import Image
 
 from omnicap_cli.errors import DecodeError, EncryptedError, ItemError, UnsupportedError
-from omnicap_cli.media.access import unreadable
+from omnicap_cli.media.access import open_file, unreadable
 from omnicap_cli.media.images import Size, check_size, to_rgb
 
 _POINTS_PER_INCH: Final = 72
@@ -26,31 +27,31 @@ _lock = threading.Lock()
 atexit.register(_lock.acquire)  # before PDFium is taken down: wait for the call that another thread is in
 
 
-def num_pages(path: str) -> int:
-    """How many pages a PDF has. Raises EncryptedError, DecodeError or another ItemError.
+def num_pages(source: str | BinaryIO) -> int:
+    """How many pages a PDF (a path, or the open file) has. Raises EncryptedError, DecodeError or another ItemError.
 
     A damaged or malicious file may claim more than there are: then those up to the first that can't be opened, and
     that one, so that the damage is on record.
     """
-    with _opened(path) as document:
+    with _opened(source) as document:
         count = len(document)
         if _opens(document, count):
             return count
         return 1 + bisect.bisect_left(range(1, count), True, key=lambda page: not _opens(document, page))
 
 
-def page_size(path: str, page: int, *, dpi: int) -> Size:
+def page_size(source: str | BinaryIO, page: int, *, dpi: int) -> Size:
     """The size in pixels of page `page` (from 1) at `dpi`."""
-    with _opened(path) as document:
+    with _opened(source) as document:
         return _pixel_size(_page(document, page), dpi)
 
 
-def decode_page(path: str, page: int, *, dpi: int, max_decode_pixels: int) -> Image.Image:
+def decode_page(source: str | BinaryIO, page: int, *, dpi: int, max_decode_pixels: int) -> Image.Image:
     """Page `page` (from 1) rendered at `dpi` over white, as 8-bit RGB.
 
     Raises TooLargeError before rendering if that takes more than `max_decode_pixels`.
     """
-    with _opened(path) as document:
+    with _opened(source) as document:
         document.init_forms()  # else what is filled into a form is not drawn
         sheet = _page(document, page)
         check_size(*_pixel_size(sheet, dpi), max_decode_pixels=max_decode_pixels)
@@ -62,9 +63,13 @@ def decode_page(path: str, page: int, *, dpi: int, max_decode_pixels: int) -> Im
 
 
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[pypdfium2.PdfDocument]:
+def _opened(source: str | BinaryIO) -> Iterator[pypdfium2.PdfDocument]:
+    if isinstance(source, str):
+        with open_file(source) as file, _opened(file) as document:
+            yield document
+        return
     try:
-        with _lock, open(path, "rb") as file, contextlib.closing(_document(file)) as document:
+        with _lock, contextlib.closing(_document(source)) as document:
             yield document
     except OSError as error:
         raise unreadable(error) from error
@@ -79,13 +84,23 @@ def _document(file: BinaryIO) -> Any:
 
 
 def _refused(file: BinaryIO, error: Exception) -> ItemError:
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    with _content(file) as content:
         if content.find(b"%PDF-", 0, 1024) < 0:
             return UnsupportedError("not a PDF, whatever its name says")
         # PDFium has no word for a PDF without pages, and then repeats its last one about another file
         if "password" in str(error).lower() and content.find(b"/Encrypt") >= 0:
             return EncryptedError("the PDF asks for a password; save it without one")
     return DecodeError("a damaged PDF, or one without pages")
+
+
+@contextlib.contextmanager
+def _content(file: BinaryIO) -> Iterator[bytes | mmap.mmap]:
+    """All of a file to search in, without reading it all."""
+    if isinstance(file, io.BytesIO):
+        yield file.getvalue()
+    else:
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            yield content
 
 
 def _opens(document: Any, page: int) -> bool:

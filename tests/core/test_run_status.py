@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from omnicap_cli.core.run_meta import RunMeta
-from omnicap_cli.core.status import read_status
+from omnicap_cli.core.run_meta import RunMeta, find_journal, journal_of
+from omnicap_cli.core.shard import Shard
+from omnicap_cli.core.status import read_status, read_statuses, total_of
 from omnicap_cli.errors import JournalError, JournalWriteError
 
 
@@ -179,6 +180,128 @@ def test_a_note_that_the_disk_refuses(tmp_path):
     with pytest.raises(JournalWriteError, match="can't write"):
         RunMeta().write(path)
     RunMeta().end("finished", path)  # which is no reason to lose how the run ended
+
+
+def test_a_note_says_the_shard_and_the_folder(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    RunMeta(shard="2/8").write(path)
+    meta = RunMeta.read(path)
+    assert (meta.shard, meta.folder) == ("2/8", str(tmp_path))
+
+
+def test_a_note_of_an_earlier_version_says_neither(path):
+    """Where it is read is not where the run was."""
+    RunMeta().write(path)
+    target = RunMeta.path_of(path)
+    values = {name: value for name, value in json.loads(target.read_text()).items() if name not in ("shard", "folder")}
+    target.write_text(json.dumps(values))
+    meta = RunMeta.read(path)
+    assert (meta.shard, meta.folder) == (None, None)
+
+
+def test_a_run_in_a_folder_that_was_removed(tmp_path, monkeypatch):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    assert RunMeta().folder is None
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"num_requests": "all"}, {"num_handled": None}, {"settings": []}, {"shard": 2}, {"state": 1}, {"ended": "now"}],
+)
+def test_a_note_with_values_of_another_kind_is_no_note(path, values):
+    path.write_bytes(line_of(1))
+    note(path, **values)
+    assert read_status(path).state == "unknown"
+
+
+# ---------------------------------------------------------------------------------------- several journals
+
+
+@pytest.mark.parametrize(
+    ("output", "journal"),
+    [
+        ("out.jsonl", "out.jsonl"),
+        ("a/out.NDJSON", "a/out.NDJSON"),
+        ("out.csv", "out.csv.journal.jsonl"),
+        ("a/out-0.parquet", "a/out-0.parquet.journal.jsonl"),
+        ("captions/", "captions.journal.jsonl"),
+        ("./", "captions.journal.jsonl"),
+    ],
+)
+def test_where_the_journal_of_an_output_is(output, journal):
+    assert journal_of(Path(output)) == Path(journal)
+
+
+def test_the_journal_beside_an_export_is_meant(tmp_path):
+    export, journal = tmp_path / "out.csv", tmp_path / "out.csv.journal.jsonl"
+    export.write_text("id,caption\n")
+    assert find_journal(export) == export
+    journal.write_bytes(line_of(1))
+    assert find_journal(export) == find_journal(journal) == journal
+    assert [entry.status.num_ok for entry in read_statuses([export, journal])] == [1]  # and counted once
+    renamed = tmp_path / "old.txt"
+    renamed.write_bytes(line_of(1) + line_of(2))
+    assert read_status(find_journal(renamed)).num_ok == 2
+
+
+def test_the_total_of_shards(tmp_path):
+    now = time.time()
+    paths = [tmp_path / f"{index}.jsonl" for index in range(3)]
+    paths[0].write_bytes(line_of(1, tokens=3) + line_of(2, "error") + line_of(3, "error", kind="AccessError"))
+    paths[1].write_bytes(line_of(4, tokens=4) + b"{broken\n" + line_of(5, "error"))
+    paths[2].write_bytes(line_of(6))
+    going_on = {"started": now - 10, "updated": now}
+    note(paths[0], shard="0/5", num_requests=103, num_handled=3, num_finished=20, **going_on)
+    note(paths[1], shard="1/5", num_requests=42, num_handled=2, num_finished=10, **going_on)
+    counts = {"num_requests": 1, "num_handled": 1, "num_finished": 1}
+    note(paths[2], shard="3/5", state="finished", started=1000.0, updated=1001.0, **counts)
+    entries = read_statuses(paths)
+    assert [entry.shard for entry in entries] == [Shard(0, 5), Shard(1, 5), Shard(3, 5)]
+    total = total_of(entries)
+    assert (total.num_journals, total.num_unreadable) == (3, 0)
+    assert total.states == {"running": 2, "finished": 1}
+    assert (total.num_ok, total.num_failed, total.num_output_tokens, total.num_broken_lines) == (3, 3, 7, 1)
+    assert list(total.errors.items()) == [("DecodeError", 2), ("AccessError", 1)]
+    assert (total.num_requests, total.num_handled, total.num_left) == (146, 6, 140)
+    assert total.rate == pytest.approx(2 + 1, rel=1e-2)
+    assert total.seconds_left == pytest.approx(100 / 2, rel=1e-2)  # side by side: the slowest decides
+    assert total.missing_shards == [Shard(2, 5), Shard(4, 5)]
+
+
+def test_the_total_of_what_nobody_counted(tmp_path):
+    paths = [tmp_path / "a.jsonl", tmp_path / "b.jsonl", tmp_path / "c.jsonl"]
+    for path in paths:
+        path.write_bytes(line_of(1))
+    now = time.time()
+    note(paths[0], num_requests=10, num_handled=5, num_finished=5, started=now - 10, updated=now)
+    note(paths[1], num_handled=5, num_finished=5, started=now - 10, updated=now)
+    total = total_of(read_statuses(paths))
+    assert total.states == {"running": 2, "unknown": 1}
+    assert (total.num_requests, total.num_left, total.seconds_left) == (None, None, None)
+    assert total.num_ok == 3
+    assert total_of([]).num_left is None
+
+
+def test_what_cannot_be_read_does_not_hide_the_others(tmp_path):
+    good, diary = tmp_path / "good.jsonl", tmp_path / "diary.jsonl"
+    good.write_bytes(line_of(1))
+    diary.write_text("Dear diary,\n")
+    entries = read_statuses([tmp_path / "no.jsonl", good, diary])
+    assert [entry.status is None for entry in entries] == [True, False, True]
+    assert "No such file" in entries[0].error
+    assert "not a journal" in entries[2].error
+    total = total_of(entries)
+    assert (total.num_journals, total.num_unreadable, total.num_ok) == (3, 2, 1)
+
+
+@pytest.mark.parametrize("tokens", [2**48, 2**63])
+def test_token_counts_that_no_model_reaches(path, tokens):
+    lines = [line_of(number, tokens=tokens) for number in range(70_000)]  # more than an index keeps in a dict
+    path.write_bytes(b"".join(lines))
+    assert read_status(path).num_output_tokens == 0
 
 
 # --------------------------------------------------------------------------------------- after real runs

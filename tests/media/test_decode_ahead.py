@@ -23,7 +23,7 @@ def picture(number):
 
 
 def threads():
-    return [thread for thread in threading.enumerate() if thread.name == "decode-ahead"]
+    return [thread for thread in threading.enumerate() if thread.name == "work-ahead"]
 
 
 def gone(before, seconds=10.0):

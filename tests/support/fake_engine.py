@@ -14,13 +14,12 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from omnicap_cli.core.records import EngineIdentity, Idle, Request, Result
 from omnicap_cli.engines.base import Engine, EngineOptions
-from omnicap_cli.errors import EngineError, InferenceError
-from omnicap_cli.media.access import unreadable
+from omnicap_cli.errors import EngineError, InferenceError, ItemError
+from omnicap_cli.media.opening import opened
 
 VARIABLE = "FAKE_ENGINE"
 LOG_LINE_BYTES = 65  # a key in hex and a line feed
@@ -104,9 +103,10 @@ class FakeEngine(Engine):
         if any(part in item.id for part in self._config.fail):
             return Result.failed(request, InferenceError("told to fail"))
         try:
-            content = Path(item.media.path).read_bytes()
-        except OSError as error:
-            return Result.failed(request, unreadable(error))
+            with opened(item.media, request.settings.transfer) as file:
+                content = file.read()
+        except ItemError as error:
+            return Result.failed(request, error)
         text = caption_of(item.id, request.prompt.sha, request.settings.of(item.media), content)
         return Result(key=request.key, text=text, finish_reason="stop", output_tokens=OUTPUT_TOKENS)
 

@@ -1,0 +1,71 @@
+"""`omnicap convert`: a journal in another form."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from omnicap_cli.options import Debug, NoColor, OptionsFile, Quiet, Verbose, forms, make_console, option
+
+
+class Metadata(str, Enum):
+    """What captions can be written into."""
+
+    xmp = "xmp"
+
+
+def convert(
+    journal: Annotated[Path, typer.Argument(metavar="JOURNAL", help="The JSONL file of a run, or an export of it.")],
+    output: Annotated[
+        str | None,
+        option("-o", "--output", help="File, or folder for txt; its suffix names the form.", metavar="PATH"),
+    ] = None,
+    format: Annotated[
+        str | None,
+        option(
+            "--format",
+            help="jsonl, csv, tsv, parquet, txt, webdataset, html or conversations.",
+            autocompletion=forms,
+        ),
+    ] = None,
+    write_metadata: Annotated[
+        Metadata | None,
+        option("--write-metadata", help="Captions inside copies of the pictures, in the folder -o."),
+    ] = None,
+    sort: Annotated[bool, option("--sort", help="By id, then type, style and language.")] = False,
+    limit: Annotated[int | None, option("--limit", help="Only the first N records.")] = None,
+    overwrite: Annotated[bool, option("--overwrite", help="txt, xmp: replace files that have another content.")] = False,
+    shard_bytes: Annotated[
+        int, option("--shard-bytes", help="webdataset: begin another archive after so many bytes.")
+    ] = 1_000_000_000,
+    image_root: Annotated[
+        str | None, option("--image-root", help="Where relative paths of pictures begin. Default: where the run was.")
+    ] = None,
+    _options: OptionsFile = None,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+    no_color: NoColor = False,
+    _debug: Debug = False,
+) -> None:
+    """Write what a journal holds in another form, without running anything again.
+
+    Without -o it goes to stdout; the form txt then puts its files beside the pictures.
+    """
+    from omnicap_cli.exporting import run_export
+    from omnicap_cli.exports.base import ExportConfig
+
+    console = make_console(quiet=quiet, verbose=verbose, no_color=no_color)
+    config = ExportConfig(
+        journal=journal,
+        output=output,
+        format=write_metadata.value if write_metadata else format,
+        sort=sort,
+        limit=limit,
+        overwrite=overwrite,
+        shard_bytes=shard_bytes,
+        image_root=image_root,
+    )
+    raise typer.Exit(run_export(config, console))

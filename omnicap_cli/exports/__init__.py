@@ -1,0 +1,1 @@
+"""A journal into other forms, one small module each; `convert` and `caption -o` are their callers."""

@@ -1,0 +1,210 @@
+"""A journal as records for fine-tuning: the question that was asked, the caption as its answer, the picture's file.
+
+It knows that form and the names of the published task types. It counts no tokens, and fetches no picture itself.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from omnicap_cli.core.journal import write_error
+from omnicap_cli.core.prompts import Catalogue
+from omnicap_cli.exports.base import ExportJob
+from omnicap_cli.exports.paths import Name, Place, fitted, put_file, with_digest
+from omnicap_cli.exports.reading import Entry, NewestOf, Record, text_of
+
+_ARRAY_SUFFIX: Final = ".json"
+_MARK: Final = re.compile(r"<(image|video|audio)>")
+_CUT: Final = {"length": "cut by a limit", "repetition": "cut in a loop"}
+_ANY: Final = "*"
+_TASK_TYPES: Final = {
+    **{f"aigc/{style}/en": style for style in ("detailed", "medium", "short", "tag")},
+    **{f"aigc/{style}/zh": f"{style}_CN" for style in ("detailed", "medium", "short", "tag")},
+    **{f"natural/{style}/en": f"{style}_natural" for style in ("detailed", "medium", "short")},
+    **{f"natural/{style}/zh": f"{style}_natural_CN" for style in ("detailed", "medium", "short")},
+    "ocr/text/en": "OCR",
+    "ocr/poster/en": "OCR",
+    "ocr/markdown/en": "OCR",
+    "ocr/caption/en": "poster",
+    "ocr/caption/zh": "poster_CN",
+    "gui/caption/en": "UI",
+    "gui/caption/zh": "UI_CN",
+    "chart/*/en": "chart",
+    "table/*/en": "table",
+    "equation/*/en": "math_equation",
+    "mathgeo/*/en": "math_geometry",
+    **{f"{type}/*/zh": "structured_CN" for type in ("chart", "table", "equation", "mathgeo")},
+    "chem/smiles/en": "chemdata",
+    "video/*/en": "video",
+}
+
+
+def write_conversations(job: ExportJob) -> None:
+    """JSON lines, or one JSON array where the target ends in `.json`.
+
+    Of several records with one id and prompt the newest counts. Pictures that are no files of their own (pages, members
+    of archives, rows) are written to `TARGET.images`.
+    """
+    asked = _Asked()
+    job.reader.scan(asked.observe)
+    writer = _Writer(job, asked)
+    target = job.config.target
+    start, between, end = (
+        (b"[\n", b",\n", b"\n]\n") if target and target.suffix.lower() == _ARRAY_SUFFIX else (b"", b"\n", b"\n")
+    )
+    with job.opened() as file:
+        file.write(start)
+        # the styles of one page together, so that its picture is made once
+        for entry in job.entries(grouped=asked.has_several):
+            conversation = writer.conversation_of(entry)
+            if conversation is not None:
+                file.write((between if job.outcome.num_written else b"") + orjson.dumps(conversation))
+                job.outcome.num_written += 1
+        if start or job.outcome.num_written:
+            file.write(end)
+    if writer.num_reworded:
+        job.outcome.warnings.append(
+            f"the wording of the prompt has changed since {writer.num_reworded:,} of them were captioned: "
+            "the question is today's"
+        )
+
+
+def task_type(type: str, style: str, lang: str) -> str | None:
+    """The published task type under which such a caption is trained, if there is one."""
+    return _TASK_TYPES.get(f"{type}/{style}/{lang}") or _TASK_TYPES.get(f"{type}/{_ANY}/{lang}")
+
+
+class _Asked:
+    """What a journal was asked, seen in a first pass: how an id can name one record, and which of several counts.
+
+    Memory: 72 bytes for each record, also where every question is another one.
+    """
+
+    def __init__(self) -> None:
+        self._by_id, self._by_name, self._by_prompt = NewestOf(), NewestOf(), NewestOf()
+
+    @property
+    def has_several(self) -> bool:
+        """Whether an id was asked more than one thing."""
+        return len(self._by_id) < len(self._by_prompt)
+
+    def observe(self, entry: Entry) -> None:
+        """Take in a record."""
+        id, name, sha = _subject(entry.record)
+        self._by_id.observe(entry.offset, id)
+        self._by_name.observe(entry.offset, id, name)
+        self._by_prompt.observe(entry.offset, id, name, sha)
+
+    def is_newest(self, entry: Entry) -> bool:
+        """Whether no later record answers the same for the same id."""
+        return self._by_prompt.has(entry.offset, *_subject(entry.record))
+
+    def id_of(self, record: Record) -> str:
+        """The record's id, with as much of its prompt as tells it from the other records of this journal."""
+        id, name, sha = _subject(record)
+        if not self.has_several:
+            return id
+        return f"{id}#{name}" if len(self._by_name) == len(self._by_prompt) else f"{id}#{name}#{sha}"
+
+
+class _Writer:
+    """Makes the conversation of each record, or counts why there is none."""
+
+    def __init__(self, job: ExportJob, asked: _Asked) -> None:
+        self.num_reworded = 0
+        self._asked, self._left_out = asked, job.outcome.left_out
+        self._prompts = {f"{each.type}/{each.style}/{each.lang}": each for each in Catalogue.load().prompts}
+        self._pictures = _Pictures(job)
+
+    def conversation_of(self, entry: Entry) -> dict[str, Any] | None:
+        """The conversation of a record, if it can be trained on."""
+        record = entry.record
+        reason = self._unfit(entry)
+        question = None if reason else self._question_of(record)
+        image = None if reason else self._pictures.path_of(record)
+        if question is None or image is None:
+            self._left_out[reason or ("prompt not known" if question is None else "no picture file")] += 1
+            return None
+        self.num_reworded += self._is_reworded(record)
+        task = task_type(*(text_of(record, name) for name in ("type", "style", "lang")))
+        return {
+            "id": self._asked.id_of(record),
+            "image": image,
+            "conversations": [
+                {"from": "human", "value": f"<image>\n{without_marks(question)}"},
+                {"from": "gpt", "value": without_marks(record["caption"])},
+            ],
+        } | ({"task_type": task} if task else {})
+
+    def _unfit(self, entry: Entry) -> str | None:
+        record = entry.record
+        caption = record.get("caption")
+        if not self._asked.is_newest(entry):
+            return "older than another of the same id"
+        if record.get("status") != "ok" or not isinstance(caption, str):
+            return "errors"
+        if not caption.strip():
+            return "empty"
+        return _CUT.get(text_of(record, "finish_reason"))
+
+    def _question_of(self, record: Record) -> str | None:
+        """The user's own, which the record holds, or that of the catalogue."""
+        prompt = self._prompts.get(_prompt_name(record))
+        return text_of(record, "prompt") or (prompt.user if prompt else None)
+
+    def _is_reworded(self, record: Record) -> bool:
+        prompt = self._prompts.get(_prompt_name(record))
+        return not text_of(record, "prompt") and prompt is not None and prompt.sha != text_of(record, "prompt_sha")
+
+
+class _Pictures:
+    """Finds the file of a record's picture, and writes one where there is none."""
+
+    def __init__(self, job: ExportJob) -> None:
+        target = job.config.target
+        # relative paths count from where the run was, and so can this one only if that is here
+        is_here = target is not None and Path(job.folders[0]).resolve() == Path().resolve()
+        self._folder = f"{target if is_here else target.absolute()}.images" if target else None
+        self._picture_of = job.picture_of
+        self._latest: tuple[Place | None, str | None] = (None, None)
+
+    def path_of(self, record: Record) -> str | None:
+        """The path, or None where the picture can't be had."""
+        place = Place.of(record)
+        if place.is_whole_file:
+            return place.file or None
+        if self._latest[0] != place:
+            self._latest = (place, self._written(place, record))
+        return self._latest[1]
+
+    def _written(self, place: Place, record: Record) -> str | None:
+        picture = self._picture_of(record) if self._folder else None
+        if picture is None or self._folder is None:
+            return None
+        name = Name.mirrored(place)
+        last = fitted(with_digest(name.stem, name.picture), picture.suffix)
+        path = os.path.join(self._folder, name.folder, last)
+        try:
+            put = put_file(path, picture.content, overwrite=True)
+        except OSError as error:
+            raise write_error(Path(path), error) from error
+        return None if put == "conflict" else path
+
+
+def without_marks(text: str) -> str:
+    """`text` with `<image>` and the like as `< image >`, so that no trainer takes it for the place of a picture."""
+    return _MARK.sub(r"< \1 >", text)
+
+
+def _prompt_name(record: Record) -> str:
+    return "/".join(text_of(record, name) for name in ("type", "style", "lang"))
+
+
+def _subject(record: Record) -> tuple[str, str, str]:
+    """The id, and the name and the wording of what was asked."""
+    return text_of(record, "id"), _prompt_name(record), text_of(record, "prompt_sha")

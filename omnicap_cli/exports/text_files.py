@@ -1,0 +1,158 @@
+"""One text file per caption, as training tools read them: in a tree that mirrors the pictures', or beside them.
+
+It decides which captions get a file and what it is called; how names are kept safe and apart `paths` knows. A file
+holds the caption and nothing else, without a newline at its end: tools differ in whether they strip one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from omnicap_cli import __version__
+from omnicap_cli.core.journal import write_error
+from omnicap_cli.exports.base import ExportJob, Outcome
+from omnicap_cli.exports.paths import Name, Place, UniqueNames, fitted, put_file
+from omnicap_cli.exports.reading import Entry, NewestOf, Record, text_of
+from omnicap_cli.media.names import is_url, path_of_shown
+
+SUFFIX: Final = ".txt"
+NOTE: Final = "omnicap.json"
+_NUM_NAMED_CONFLICTS: Final = 3
+_NOT_IN_WORD: Final = re.compile(r"[^\w-]")
+_IN_THE_WAY: Final = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+
+
+def write_text_files(job: ExportJob) -> None:
+    """Into the folder of `job`, with a note that marks it as made by a machine; without a folder beside the pictures.
+
+    Of several records with one picture and prompt the newest counts. Memory: about 72 bytes for each.
+    """
+    job.outcome.unit = "text files"
+    writer = _Writer(job)
+    job.reader.scan(writer.observe)
+    for entry in job.entries():
+        writer.take(entry)
+    if writer.conflicts:
+        job.outcome.warnings.append(_conflict_warning(job.outcome, writer.conflicts))
+    if job.config.target is not None:
+        _write_note(job, job.config.target, writer.models)
+
+
+class _Writer:
+    """First sees every record with `observe`, so that names don't depend on their order, then takes each."""
+
+    def __init__(self, job: ExportJob) -> None:
+        self.conflicts: list[str] = []
+        self.models: dict[str, None] = {}
+        self._outcome, self._overwrite = job.outcome, job.config.overwrite
+        self._target = job.config.target
+        self._folders = job.folders
+        self._names, self._newest = UniqueNames(), NewestOf()
+        self._asked: set[tuple[str, str, str]] = set()
+
+    def observe(self, entry: Entry) -> None:
+        """Claim a name for the picture of a record."""
+        name = self._name_of(entry.record)
+        self._asked.add(_asked(entry.record))
+        if isinstance(name, Name):
+            self._names.claim(name)
+            self._newest.observe(entry.offset, name.picture, *_asked(entry.record))
+
+    def take(self, entry: Entry) -> None:
+        """Write the file of a record, or count why there is none."""
+        record = entry.record
+        name, caption = self._name_of(record), record.get("caption")
+        if isinstance(name, str):
+            self._outcome.left_out[name] += 1
+        elif not self._newest.has(entry.offset, name.picture, *_asked(record)):
+            self._outcome.left_out["older than another of the same picture"] += 1
+        elif record.get("status") != "ok" or not isinstance(caption, str):
+            self._outcome.left_out["errors"] += 1
+        else:
+            self.models[text_of(record, "model")] = None
+            self._put(self._path_of(name, record), caption.encode())
+
+    def _name_of(self, record: Record) -> Name | str:
+        """How the picture is called, or why it can't have a file."""
+        place = Place.of(record)
+        if not place.file:
+            return "no path"
+        if self._target is not None:
+            return Name.mirrored(place)
+        if is_url(place.file) or place.member is not None:
+            return "no file of its own"
+        path = _existing(self._folders, place.file)
+        return "picture not found" if path is None else Name.beside(path, place)
+
+    def _path_of(self, name: Name, record: Record) -> str:
+        suffix = "".join(f".{_NOT_IN_WORD.sub('_', word)}" for word in self._words(record)) + SUFFIX
+        return os.path.join(self._target or "", name.folder, fitted(self._names.of(name), suffix))
+
+    def _words(self, record: Record) -> list[str]:
+        """What a name has to say of the prompt, because the journal has others too."""
+        if len(self._asked) == 1:
+            return []
+        types, _styles, langs = (len(set(column)) for column in zip(*self._asked, strict=True))
+        type, style, lang = _asked(record)
+        return [*([type] if types > 1 else []), style, *([lang] if langs > 1 else [])]
+
+    def _put(self, path: str, content: bytes) -> None:
+        try:
+            put = put_file(path, content, overwrite=self._overwrite)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                self._outcome.left_out["path too long"] += 1
+                return
+            if error.errno not in _IN_THE_WAY:
+                raise write_error(Path(path), error) from error
+            put = "conflict"
+        self._outcome.num_written += put == "written"
+        self._outcome.num_same += put == "same"
+        self._outcome.num_conflicts += put == "conflict"
+        if put == "conflict" and len(self.conflicts) < _NUM_NAMED_CONFLICTS:
+            self.conflicts.append(path)
+
+
+def _asked(record: Record) -> tuple[str, str, str]:
+    return text_of(record, "type"), text_of(record, "style"), text_of(record, "lang")
+
+
+def _existing(folders: tuple[str, ...], shown: str) -> str | None:
+    """The path of a picture, which may be percent-encoded in its record; None where there is no such file."""
+    for name in dict.fromkeys((shown, path_of_shown(shown))):
+        for folder in folders:
+            path = os.path.join(folder, name)
+            with contextlib.suppress(ValueError):  # NUL
+                if os.path.isfile(path):
+                    return path
+    return None
+
+
+def _conflict_warning(outcome: Outcome, paths: list[str]) -> str:
+    more = ", …" if outcome.num_conflicts > len(paths) else ""
+    return (
+        f"{outcome.num_conflicts:,} files were there with another content, and were left alone: "
+        f"{', '.join(paths)}{more} (--overwrite replaces them)"
+    )
+
+
+def _write_note(job: ExportJob, folder: Path, models: dict[str, None]) -> None:
+    outcome = job.outcome
+    note = {
+        "generated": True,
+        "omnicap": __version__,
+        "journal": job.reader.path.name,
+        "models": list(models),
+        "num_files": outcome.num_written + outcome.num_same,
+        "num_conflicts": outcome.num_conflicts,
+        "num_left_out": dict(outcome.left_out),
+    }
+    with job.opened_file(folder / NOTE) as file:
+        file.write(orjson.dumps(note, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))

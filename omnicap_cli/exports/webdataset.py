@@ -1,0 +1,147 @@
+"""A journal as WebDataset: tar archives of samples, each a picture with its record as JSON and its caption as text.
+
+The pictures are the bytes of their files, not encoded again; a page of a document is a PNG.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import os
+import re
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Final, NamedTuple
+
+import orjson
+
+from omnicap_cli.core.atomic import PARTIAL_SUFFIX, sync_folder
+from omnicap_cli.core.journal import write_error
+from omnicap_cli.exports.base import ExportJob, remove_leftovers
+from omnicap_cli.exports.reading import Record, text_of
+
+_NUMBER: Final = re.compile(r"%0?(\d*)d")
+_UNSAFE: Final = re.compile(r"[^\w-]")  # a dot would begin another suffix
+_DIGITS: Final = 6
+_KEY_DIGITS: Final = 9
+
+
+class _File(NamedTuple):
+    suffix: str
+    content: bytes
+
+
+def write_webdataset(job: ExportJob) -> None:
+    """See `ExportJob`: one archive at the target, or numbered ones beside it where one would be too large."""
+    target = job.config.target
+    assert target is not None, "ExportConfig asks for a file"
+    job.outcome.unit = "samples"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _Shards(target, job.config.shard_bytes) as shards:
+            for sample in _samples(job):
+                shards.add(f"{job.outcome.num_written:0{_KEY_DIGITS}}", sample)
+                job.outcome.num_written += 1
+    except OSError as error:
+        raise write_error(target, error) from error
+    if shards.num_removed:
+        job.outcome.warnings.append(f"removed {shards.num_removed} archives of an earlier export")
+
+
+def _samples(job: ExportJob) -> Iterator[list[_File]]:
+    """The files of each picture with a caption; pictures that are gone are counted."""
+    for records in job.captions_by_picture():
+        picture = job.picture_of(records[0])
+        if picture is None:
+            job.outcome.left_out["no picture"] += len(records)
+        else:
+            yield [_File(picture.suffix, picture.content), *_texts(records)]
+
+
+def _texts(records: list[Record]) -> Iterator[_File]:
+    """The JSON and text of a picture's first caption; the others stand in `captions`, and have texts of their own."""
+    first, *others = records
+    yield _File(".json", orjson.dumps({**first, "captions": records} if others else first))
+    yield _File(".txt", text_of(first, "caption").encode())
+    with_lang = len({text_of(each, "lang") for each in records}) > 1
+    for record in others:
+        names = [text_of(record, "style"), text_of(record, "lang")] if with_lang else [text_of(record, "style")]
+        suffix = "".join("." + _UNSAFE.sub("_", name) for name in names)
+        yield _File(f"{suffix}.txt", text_of(record, "caption").encode())
+
+
+class _Shards:
+    """Archives that get their names when all of them are whole. Only shards of the same name make way for them."""
+
+    def __init__(self, target: Path, shard_bytes: int) -> None:
+        self.num_removed = 0
+        self._target, self._shard_bytes = target, shard_bytes
+        self._partials: list[Path] = []
+        self._archive: tarfile.TarFile | None = None
+
+    def __enter__(self) -> _Shards:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None and self._archive is None:  # nothing to write is an archive of nothing
+                self._begin()
+            self._finish()
+            if kind is None:
+                self._rename()
+        finally:
+            for partial in self._partials:
+                with contextlib.suppress(OSError):
+                    partial.unlink(missing_ok=True)
+
+    def add(self, key: str, files: Iterable[_File]) -> None:
+        """One sample, whole in one archive."""
+        if self._archive is None or self._archive.offset >= self._shard_bytes:
+            self._finish()
+            self._begin()
+        assert self._archive is not None
+        for file in files:
+            info = tarfile.TarInfo(key + file.suffix)
+            info.size = len(file.content)
+            self._archive.addfile(info, io.BytesIO(file.content))
+        self._archive.members = []  # type: ignore[attr-defined]  # it would grow with every member
+
+    def _begin(self) -> None:
+        name = self._numbered(len(self._partials)).name
+        remove_leftovers(self._target.with_name(name))
+        self._partials.append(self._target.with_name(f".{name}.{os.getpid()}{PARTIAL_SUFFIX}"))
+        self._archive = tarfile.open(self._partials[-1], "w", encoding="utf-8")  # noqa: SIM115  `_finish` closes it
+
+    def _finish(self) -> None:
+        if self._archive is not None:
+            archive, self._archive = self._archive, None
+            archive.close()
+            with self._partials[-1].open("rb") as file:
+                os.fsync(file.fileno())
+
+    def _rename(self) -> None:
+        alone = len(self._partials) == 1 and not _NUMBER.search(self._target.name)
+        for number, partial in enumerate(self._partials):
+            partial.replace(self._target if alone else self._numbered(number))
+        self._remove_stale(0 if alone else len(self._partials), alone=alone)
+        sync_folder(self._target.parent)
+
+    def _remove_stale(self, number: int, *, alone: bool) -> None:
+        """What an earlier export left that had more archives, or only one."""
+        stale = [] if alone or not self._target.exists() else [self._target]
+        stale += itertools.takewhile(Path.exists, map(self._numbered, itertools.count(number)))
+        for path in stale:
+            path.unlink()
+        self.num_removed = len(stale)
+
+    def _numbered(self, number: int) -> Path:
+        """`out.tar` as out-000007.tar; a name with %06d says itself where the number goes."""
+        name = self._target.name
+        if match := _NUMBER.search(name):
+            return self._target.with_name(f"{name[: match.start()]}{number:0{match[1] or 1}}{name[match.end() :]}")
+        return self._target.with_name(f"{self._target.stem}-{number:0{_DIGITS}}{self._target.suffix}")

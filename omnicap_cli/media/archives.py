@@ -1,0 +1,161 @@
+"""The pictures in a tar archive, one after the other, with what stands beside them. Nothing is unpacked to the disk.
+
+Members that share a name up to its first dot and follow each other are one sample, as in WebDataset: its `.json` and
+`.txt` are columns of its pictures. Names of members are only ever names here, so none can lead out of the archive.
+"""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, BinaryIO, Final
+
+import orjson
+
+from omnicap_cli.core.records import Span
+from omnicap_cli.errors import DecodeError, EmptyFileError, ItemError, ManifestError, TooLargeError, UnsupportedError
+
+_BLOCK_BYTES: Final = tarfile.BLOCKSIZE
+_MAX_COLUMN_BYTES: Final = 16 << 20
+_BROKEN: Final = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, OSError, ValueError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A picture or document in an archive: the `span` of the archive that holds it, or its `content`."""
+
+    name: str
+    span: Span | None = None
+    content: bytes | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    error: ItemError | None = None
+
+
+def is_plain_tar(file: BinaryIO) -> bool:
+    """Whether a local file is a tar that isn't compressed, in which members can be found again by their place."""
+    file.seek(0)
+    head = file.read(_BLOCK_BYTES)
+    file.seek(0)
+    return not head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0"))
+
+
+def members(file: BinaryIO, *, wanted: Callable[[str], bool], in_place: bool, max_bytes: int) -> Iterator[Member]:
+    """The members that are `wanted` by their names, in order.
+
+    `in_place` needs a seekable plain tar and gives spans; else `file` is read once from front to back, whatever its
+    compression, and members bring their content. Raises a DecodeError where the archive breaks off or is none, once
+    all members before that were given.
+    """
+    sample = _Sample("")
+    try:
+        # ENCODING is not the system's, which would make ids differ between machines
+        with tarfile.open(fileobj=file, mode="r:" if in_place else "r|*", encoding="utf-8") as archive:
+            for info in archive:
+                archive.members = []  # type: ignore[attr-defined]  # it would grow with every member
+                if sample.key != (key := _sample_key(info.name)):
+                    yield from sample.finished()
+                    sample = _Sample(key)
+                _take(sample, archive, info, wanted(info.name), in_place=in_place, max_bytes=max_bytes)
+            yield from sample.finished()
+            sample = _Sample("")
+            _check_end(archive, file, in_place=in_place)
+    except ItemError:  # of the stream that it comes from
+        yield from sample.finished()
+        raise
+    except _BROKEN as error:
+        yield from sample.finished()
+        if _is_empty(error):
+            raise EmptyFileError("the archive is empty") from error
+        raise DecodeError(f"the archive is broken, or is no tar ({error}); what came before that was taken") from error
+
+
+@dataclass(slots=True)
+class _Sample:
+    """Members with one key, which wait for their columns."""
+
+    key: str
+    pictures: list[Member] = field(default_factory=list)
+    columns: dict[str, Any] = field(default_factory=dict)
+    error: ItemError | None = None
+
+    def finished(self) -> Iterator[Member]:
+        for picture in self.pictures:
+            yield replace(picture, meta=self.columns, error=picture.error or self.error)
+
+
+def _take(
+    sample: _Sample, archive: tarfile.TarFile, info: tarfile.TarInfo, is_wanted: bool, *, in_place: bool, max_bytes: int
+) -> None:
+    """Add one member to its sample; a truncated one is there with what is known of it before that is raised."""
+    name = info.name.rsplit("/", 1)[-1]
+    if name.startswith(".") or info.isdir():
+        return
+    if is_wanted and (error := _refused(info, max_bytes)):
+        sample.pictures.append(Member(name=info.name, error=error))
+    elif is_wanted and in_place:
+        sample.pictures.append(Member(name=info.name, span=Span(info.offset_data, info.size)))
+    elif is_wanted:
+        sample.pictures.append(Member(name=info.name, error=DecodeError("the archive breaks off within it")))
+        content = _content(archive, info)
+        sample.pictures[-1] = Member(name=info.name, content=content)
+    elif name.lower().endswith((".json", ".txt")) and info.isreg() and info.size <= _MAX_COLUMN_BYTES:
+        _add_columns(sample, name, _content(archive, info))
+
+
+def _refused(info: tarfile.TarInfo, max_bytes: int) -> ItemError | None:
+    if info.islnk() or info.issym():
+        return UnsupportedError("a link in an archive: it isn't followed")
+    if not info.isreg() or info.issparse():
+        return UnsupportedError("no regular file in its archive")
+    if info.size == 0:
+        return EmptyFileError("the file is empty")
+    if info.size > max_bytes:
+        return TooLargeError(f"{info.size:,} bytes are more than --max-file-bytes {max_bytes:,}")
+    return None
+
+
+def _content(archive: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(info)
+    assert file is not None, "only regular files are read"
+    content = file.read()
+    if len(content) < info.size:
+        raise tarfile.ReadError("unexpected end of data")
+    return content
+
+
+def _add_columns(sample: _Sample, name: str, content: bytes) -> None:
+    """A JSON object's keys become columns; any other value, and text, one column named by the suffix."""
+    suffix = name.rsplit(".", 1)[-1].lower()
+    if suffix == "txt":
+        sample.columns["txt"] = content.decode("utf-8-sig", "replace")
+        return
+    try:
+        value = orjson.loads(content)
+        orjson.dumps(value)  # what can be read may be nested too deep to be written again
+    except (orjson.JSONDecodeError, TypeError) as error:
+        sample.error = ManifestError(f"its {name} can't be read: {error}")
+        return
+    sample.columns |= value if isinstance(value, dict) else {"json": value}
+
+
+def _sample_key(name: str) -> str:
+    """The folder and the name up to its first dot."""
+    folder, slash, base = name.rpartition("/")
+    return folder + slash + base.split(".", 1)[0]
+
+
+def _check_end(archive: tarfile.TarFile, file: BinaryIO, *, in_place: bool) -> None:
+    """Raise DecodeError where an archive has no end mark: what was read as its end is damage, or a broken copy."""
+    if in_place:
+        file.seek(archive.offset)
+    stream: Any = file if in_place else archive.fileobj
+    if stream.read(_BLOCK_BYTES) != bytes(_BLOCK_BYTES):
+        raise DecodeError("the archive has no end mark: it broke off, or is damaged; what came before that was taken")
+
+
+def _is_empty(error: Exception) -> bool:
+    return isinstance(error, tarfile.ReadError) and str(error) == "empty file"

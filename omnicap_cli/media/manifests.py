@@ -1,0 +1,202 @@
+"""Rows of a manifest, one after the other: JSON lines, JSON, CSV, TSV, parquet. It knows no picture.
+
+A row is a dict of its columns, or the ManifestError that takes its place. Nothing is held but the row at hand (of
+parquet a batch of rows).
+"""
+
+from __future__ import annotations
+
+import base64
+import codecs
+import csv
+import datetime
+import decimal
+import gzip
+import io
+import math
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import orjson
+
+from omnicap_cli.core.text import without_surrogates
+from omnicap_cli.errors import ManifestError
+from omnicap_cli.media.access import unreadable
+
+_MAX_FIELD_BYTES: Final = 1 << 28  # of one CSV field; Python's default of 128 KiB is less than a long caption
+_MAX_MESSAGE: Final = 200
+_HEAD_BYTES: Final = 1024
+_ROWS_PER_BATCH: Final = 1024
+_PICTURES_PER_BATCH: Final = 16  # of parquet with the pictures inside
+
+
+BufferedFile: TypeAlias = io.BufferedReader | gzip.GzipFile
+
+
+class Row(NamedTuple):
+    """`place` is how an id names it: `line=N` of JSON lines, else `row=N`, both from 1."""
+
+    place: str
+    columns: dict[str, Any] | ManifestError
+
+
+def manifest_format(name: str) -> str | None:
+    """The key of `name` in FORMATS by its suffix, `.gz` left aside; None where it isn't a manifest's."""
+    bare = name.lower().removesuffix(".gz")
+    return next((suffix for suffix in FORMATS if bare.endswith(suffix)), None)
+
+
+def rows(file: BufferedFile, name: str, image_key: str) -> Iterator[Row]:
+    """The rows of an open manifest called `name`. Raises a ManifestError for what ends it or makes all of it useless.
+
+    Where the format has a header, the column `image_key` must be in it.
+    """
+    read = FORMATS[str(manifest_format(name))]
+    try:
+        yield from read(gzip.GzipFile(fileobj=file) if name.lower().endswith(".gz") else file, image_key)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ManifestError(f"the compressed manifest breaks off: {error}; the rows before that were taken") from error
+    except OSError as error:
+        if error.errno is None:  # of a library, about the content
+            raise ManifestError(f"it can't be read: {_one_line(error)}") from error
+        raise unreadable(error) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:_MAX_MESSAGE]
+
+
+def _json_lines(file: BufferedFile, _image_key: str) -> Iterator[Row]:
+    for number, raw in enumerate(file, 1):
+        line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
+        if line.strip():
+            yield Row(f"line={number}", parsed(line))
+
+
+def parsed(line: bytes) -> dict[str, Any] | ManifestError:
+    """The JSON object on one line."""
+    try:
+        row = orjson.loads(line)
+        orjson.dumps(row)  # columns can be read that are nested too deep to be written again
+    except (orjson.JSONDecodeError, TypeError) as error:
+        return ManifestError(f"not JSON: {error}")
+    return row if isinstance(row, dict) else ManifestError("not a JSON object, so it has no columns")
+
+
+def _json(file: BufferedFile, _image_key: str) -> Iterator[Row]:
+    """An array of objects, or objects one after the other."""
+    import ijson
+
+    head = file.peek(_HEAD_BYTES)
+    if head.startswith(codecs.BOM_UTF8):
+        file.read(len(codecs.BOM_UTF8))
+    if not head.strip(b"\xef\xbb\xbf \t\r\n"):
+        return
+    places = "item" if head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[") else ""
+    number = 0
+    try:
+        for number, row in enumerate(ijson.items(file, places, use_float=True, multiple_values=True), 1):
+            yield Row(f"row={number}", row if isinstance(row, dict) else ManifestError("not a JSON object"))
+    except (ijson.JSONError, UnicodeDecodeError, RecursionError) as error:
+        raise ManifestError(
+            f"broken after row {number}: {_one_line(error)}; the rows before that were taken"
+        ) from error
+
+
+def _separated(delimiter: str) -> Callable[[BufferedFile, str], Iterator[Row]]:
+    def read(file: BufferedFile, image_key: str) -> Iterator[Row]:
+        csv.field_size_limit(_MAX_FIELD_BYTES)
+        # names that are not UTF-8 are kept as the system spells them
+        text = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
+        reader = csv.reader((line.replace("\0", "\ufffd") for line in text), delimiter=delimiter)
+        header = next(reader, None)
+        if header is None:
+            return
+        _check_columns(header, image_key)
+        number = 0
+        try:
+            for number, fields in enumerate(reader, 1):
+                if fields:
+                    yield Row(f"row={number}", _row(header, fields))
+        except csv.Error as error:
+            raise ManifestError(f"broken after row {number}: {error}; the rows before that were taken") from error
+
+    return read
+
+
+def _row(header: list[str], fields: list[str]) -> dict[str, Any] | ManifestError:
+    if len(fields) > len(header):
+        return ManifestError(f"{len(fields)} fields where the header has {len(header)} columns; quote what has commas")
+    if len(fields) < len(header):
+        return ManifestError(f"{len(fields)} fields where the header has {len(header)} columns")
+    return dict(zip(header, fields, strict=True))
+
+
+def _parquet(file: BufferedFile, image_key: str) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        table = pyarrow.parquet.ParquetFile(file)
+        _check_columns(table.schema_arrow.names, image_key)
+        kind = table.schema_arrow.field(image_key).type
+        holds_pictures = pyarrow.types.is_nested(kind) or pyarrow.types.is_binary(kind)
+        size = _PICTURES_PER_BATCH if holds_pictures else _ROWS_PER_BATCH
+        for batch in table.iter_batches(batch_size=size):
+            for row in _without_nanoseconds(batch).to_pylist():
+                number += 1
+                yield Row(f"row={number}", row)
+    except (pyarrow.ArrowException, ValueError, OverflowError) as error:
+        raise ManifestError(
+            f"broken after row {number}: {_one_line(error)}; the rows before that were taken"
+        ) from error
+
+
+def _without_nanoseconds(batch: Any) -> Any:
+    """Times in nanoseconds as text: Python has no such times."""
+    import pyarrow
+
+    for place, field in enumerate(batch.schema):
+        if pyarrow.types.is_temporal(field.type) and getattr(field.type, "unit", None) == "ns":
+            unit = pyarrow.int64() if pyarrow.types.is_duration(field.type) else pyarrow.string()
+            batch = batch.set_column(place, field.name, batch.column(place).cast(unit))
+    return batch
+
+
+def _check_columns(names: list[str], image_key: str) -> None:
+    if image_key not in names:
+        there = ", ".join(names[:20])
+        raise ManifestError(f"there is no column {image_key!r}, only {there}; name the right one with --image-key")
+
+
+def plain(value: Any) -> Any:
+    """A value of a column as JSON can hold it: times in ISO 8601, bytes in base64, what is no number as null."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
+        return str(value)
+    if isinstance(value, str):
+        return without_surrogates(value)
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, datetime.date | datetime.time | datetime.datetime):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return str(value) if isinstance(value, decimal.Decimal) else without_surrogates(str(value))
+
+
+FORMATS: Final[dict[str, Callable[[BufferedFile, str], Iterator[Row]]]] = {
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
+    ".json": _json,
+    ".csv": _separated(","),
+    ".tsv": _separated("\t"),
+    ".parquet": _parquet,
+}

@@ -1,0 +1,54 @@
+"""From a reference to an open file: on disk, inside an archive, behind a URL, or in memory. It decodes nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from omnicap_cli.core.records import MediaRef, Span, Transfer
+from omnicap_cli.errors import DecodeError, TooLargeError
+from omnicap_cli.media import remote
+from omnicap_cli.media.access import open_file, unreadable
+
+_last_fetched: dict[str, bytes] = {}  # of the pages of one document, which come one after the other
+
+
+@contextlib.contextmanager
+def opened(media: MediaRef, transfer: Transfer) -> Iterator[BinaryIO]:
+    """The file of a picture or document, seekable. Raises an ItemError where it can't be had."""
+    if media.content is not None:
+        yield io.BytesIO(media.content)
+    elif remote.is_url(media.path):
+        yield io.BytesIO(_fetched(media, transfer))
+    elif media.span is not None:
+        yield io.BytesIO(_part(media.path, media.span, transfer))
+    else:
+        with open_file(media.path) as file:
+            yield file
+
+
+def _fetched(media: MediaRef, transfer: Transfer) -> bytes:
+    if media.page is None:
+        return remote.fetch(media.path, transfer)
+    if media.path not in _last_fetched:
+        content = remote.fetch(media.path, transfer)
+        _last_fetched.clear()
+        _last_fetched[media.path] = content
+        return content
+    return _last_fetched[media.path]
+
+
+def _part(path: str, span: Span, transfer: Transfer) -> bytes:
+    if span.num_bytes > transfer.max_bytes:
+        raise TooLargeError(f"{span.num_bytes:,} bytes in an archive are more than --max-file-bytes")
+    try:
+        with open_file(path) as file:
+            file.seek(span.offset_bytes)
+            content = file.read(span.num_bytes)
+    except OSError as error:
+        raise unreadable(error) from error
+    if len(content) < span.num_bytes:
+        raise DecodeError(f"the archive ends {len(content):,} bytes into it, of {span.num_bytes:,}")
+    return content

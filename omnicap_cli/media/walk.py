@@ -1,0 +1,311 @@
+"""What a user names, as a stream of units: one file, archive or URL each, before anyone has looked into it.
+
+Nothing is held but the folder at hand: a million files cost no more memory than a thousand.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import glob
+import hashlib
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, Final
+
+from omnicap_cli.core.records import Transfer
+from omnicap_cli.errors import ItemError, LinkLoopError, ManifestError, OmnicapError
+from omnicap_cli.media import manifests, remote
+from omnicap_cli.media.access import open_file, unreadable
+from omnicap_cli.media.names import bare, is_archive, is_media_name, is_url, printable, shown_path
+
+_BLOCK_BYTES: Final = 1 << 20
+_EXCERPT_BYTES: Final = 200
+_NO_COLUMNS: Final[Mapping[str, Any]] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """One file, archive or URL: the smallest thing that a shard takes.
+
+    `own_id` and `meta` come from a manifest; `content` and `shown`, its name, where that holds the picture itself.
+    `error` says why there is nothing to look into.
+    """
+
+    path: str
+    own_id: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    content: bytes | None = None
+    shown: str | None = None
+    error: ItemError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Walk:
+    """The units of `inputs` in the order given; see `Sources` for the fields."""
+
+    inputs: tuple[str, ...]
+    stdin: BinaryIO | None
+    null: bool
+    image_key: str
+    image_root: str | None
+    transfer: Transfer
+    warn: Callable[[str], None]
+
+    def __iter__(self) -> Iterator[Unit]:
+        for given in self.inputs:
+            if given == "-":
+                yield from self._stdin_units()
+            elif glob.has_magic(given) and not _is_http(given) and not os.path.lexists(given):
+                yield from self._glob_units(given)
+            else:
+                yield from self._named(given)
+
+    def _glob_units(self, pattern: str) -> Iterator[Unit]:
+        found = False
+        try:
+            for path in remote.glob(pattern) if is_url(pattern) else sorted(glob.iglob(pattern, recursive=True)):
+                found = True
+                yield from self._named(path)
+        except ItemError as error:
+            yield Unit(path=pattern, error=error)
+            return
+        if not found:
+            self.warn(f"nothing matches {printable(pattern)}")
+
+    def _stdin_units(self) -> Iterator[Unit]:
+        assert self.stdin is not None, "who passes '-' passes stdin"
+        for raw in _split(self.stdin, b"\0" if self.null else b"\n"):
+            line = os.fsdecode(raw)
+            if line.lstrip(" \t").startswith("{") and not os.path.lexists(line):
+                row = manifests.parsed(raw)
+                yield from self._row_units(_excerpt(raw), row, folder="")
+            elif line.endswith("\r") and not os.path.lexists(line):
+                if line != "\r":
+                    yield from self._named(line[:-1])
+            else:
+                yield from self._named(line)
+
+    def _named(self, path: str) -> Iterator[Unit]:
+        """The units of a path or URL that isn't a pattern: a manifest's rows, a folder's files, or itself."""
+        if manifests.manifest_format(bare(path)) and not _is_folder_here(path):
+            yield from self._manifest_units(path)
+        else:
+            yield from self._path_units(path)
+
+    # ---------------------------------------------------------------------------------------- manifests
+
+    def _manifest_units(self, path: str) -> Iterator[Unit]:
+        shown = shown_path(path)
+        try:
+            with self._opened_manifest(path) as file:
+                for place, row in manifests.rows(file, bare(path), self.image_key):
+                    yield from self._row_units(f"{shown}#{place}", row, folder=_folder_of(path))
+        except ItemError as error:
+            yield Unit(path=path, error=error)
+
+    @contextlib.contextmanager
+    def _opened_manifest(self, path: str) -> Iterator[Any]:
+        if not is_url(path):
+            with open_file(path) as file:
+                yield file
+        elif manifests.manifest_format(bare(path)) != ".parquet":
+            with remote.open_stream(path, self.transfer) as file:
+                yield file
+        else:  # which is read from its end
+            with tempfile.TemporaryFile() as copy, remote.open_stream(path, self.transfer) as file:
+                while block := file.read(_BLOCK_BYTES):
+                    copy.write(block)
+                copy.seek(0)
+                yield copy
+
+    def _row_units(self, place: str, row: dict[str, Any] | ManifestError, *, folder: str) -> Iterator[Unit]:
+        """The unit of one row: its picture, an optional `id`, and the rest as `meta`. `place` names a broken row."""
+        if isinstance(row, ManifestError):
+            yield Unit(path=place, error=row)
+            return
+        if self.image_key not in row:
+            hint = f"there is no {self.image_key!r} in it; name the column with --image-key"
+            yield Unit(path=place, error=ManifestError(hint))
+            return
+        picture, own_id = row.pop(self.image_key), row.pop("id", None)
+        meta = {str(name): manifests.plain(value) for name, value in row.items() if not isinstance(value, bytes)}
+        own_id = None if own_id in (None, "") else str(own_id)
+        path, content = _path_and_content(picture)
+        if content is not None:
+            yield Unit(path=place, shown=place, own_id=own_id, meta=meta, content=content)
+        elif not path:
+            problem = f"{self.image_key!r} names no picture: {str(picture)[:_EXCERPT_BYTES]!r}"
+            yield Unit(path=place, own_id=own_id, meta=meta, error=ManifestError(problem))
+        else:
+            yield from self._path_units(self._found(path, folder), own_id=own_id, meta=meta)
+
+    def _found(self, path: str, folder: str) -> str:
+        """A path of a row, which counts from --image-root, else from the manifest's folder or the current one."""
+        if is_url(path) or os.path.isabs(path):
+            return path
+        if self.image_root is not None:
+            return os.path.join(self.image_root, path)
+        beside = os.path.join(folder, path)
+        return beside if is_url(beside) or _exists(beside) or not _exists(path) else path
+
+    # ---------------------------------------------------------------------------------------- files and folders
+
+    def _path_units(
+        self, path: str, *, own_id: str | None = None, meta: Mapping[str, Any] = _NO_COLUMNS
+    ) -> Iterator[Unit]:
+        try:
+            is_folder = _is_remote_folder(path, self.transfer) if is_url(path) else _is_folder(os.stat(path))
+        except ItemError as error:
+            yield Unit(path=path, own_id=own_id, meta=meta, error=error)
+            return
+        except (OSError, ValueError) as error:
+            yield Unit(path=path, own_id=own_id, meta=meta, error=unreadable(error))
+            return
+        if not is_folder:
+            yield Unit(path=path, own_id=own_id, meta=meta)
+        elif own_id is not None:
+            problem = ManifestError("an id can't name all files of a folder")
+            yield Unit(path=path, own_id=own_id, meta=meta, error=problem)
+        else:
+            yield from self._folder_units(path, meta)
+
+    def _folder_units(self, folder: str, meta: Mapping[str, Any]) -> Iterator[Unit]:
+        found = False
+        walk = self._remote_tree(folder, meta) if is_url(folder) else self._tree(folder, (), meta)
+        for unit in walk:
+            found = True
+            yield unit
+        if not found:
+            self.warn(f"no pictures or PDFs in {printable(shown_path(folder))}")
+
+    def _tree(self, folder: str, ancestors: tuple[tuple[int, int], ...], meta: Mapping[str, Any]) -> Iterator[Unit]:
+        """Files of a tree in the order of their names, links followed, hidden names left out."""
+        try:
+            state = os.stat(folder)
+            here = (state.st_dev, state.st_ino)
+            if here in ancestors:
+                raise LinkLoopError("a link that leads back to a folder it is in")
+            names, folders = _list_folder(folder)
+        except LinkLoopError as error:
+            yield Unit(path=folder, meta=meta, error=error)
+            return
+        except OSError as error:
+            yield Unit(path=folder, meta=meta, error=unreadable(error))
+            return
+        for name in names:
+            path = os.path.join(folder, name)
+            if name in folders:
+                yield from self._tree(path, (*ancestors, here), meta)
+            else:
+                yield Unit(path=path, meta=meta)
+
+    def _remote_tree(self, folder: str, meta: Mapping[str, Any]) -> Iterator[Unit]:
+        try:
+            for url, is_folder in remote.list_folder(folder):
+                name = bare(url.rstrip("/")).rsplit("/", 1)[-1]
+                if name.startswith("."):
+                    continue
+                if is_folder:
+                    yield from self._remote_tree(url, meta)
+                elif is_media_name(name):
+                    yield Unit(path=url, meta=meta)
+        except ItemError as error:
+            yield Unit(path=folder, meta=meta, error=error)
+
+
+def _folder_of(path: str) -> str:
+    return bare(path).rsplit("/", 1)[0] + "/" if is_url(path) else os.path.dirname(path)
+
+
+def _path_and_content(picture: Any) -> tuple[str | None, bytes | None]:
+    """A path, or the bytes of the picture: on their own, or as `datasets` keeps them, {"bytes": …, "path": …}."""
+    if isinstance(picture, Mapping):
+        return _path_and_content(picture.get("bytes") or picture.get("path"))
+    if isinstance(picture, bytes):
+        return None, picture
+    return (picture, None) if isinstance(picture, str) else (None, None)
+
+
+def _is_http(given: str) -> bool:
+    """Whether it is a URL without folders or patterns: in one of these a ? begins the query."""
+    return given.lower().startswith(("http://", "https://"))
+
+
+def _is_remote_folder(url: str, transfer: Transfer) -> bool:
+    """Asked only where the name doesn't tell."""
+    if _is_http(url) or is_media_name(bare(url)) or is_archive(url):
+        return False
+    return remote.describe(url, transfer).kind == "folder"
+
+
+def _is_folder(state: os.stat_result) -> bool:
+    return stat.S_ISDIR(state.st_mode)
+
+
+def _is_folder_here(path: str) -> bool:
+    return not is_url(path) and os.path.isdir(path)
+
+
+def _exists(path: str) -> bool:
+    try:
+        return os.path.lexists(path)
+    except ValueError:  # a NUL in it
+        return False
+
+
+def _excerpt(raw: bytes) -> str:
+    """A line that names no item, short enough for an id; where it is cut, a digest keeps it apart from others."""
+    if len(raw) <= _EXCERPT_BYTES:
+        return os.fsdecode(raw)
+    return f"{os.fsdecode(raw[:_EXCERPT_BYTES])}… ({hashlib.sha256(raw).hexdigest()[:16]})"
+
+
+def _split(stream: BinaryIO, separator: bytes) -> Iterator[bytes]:
+    """The pieces of a stream as soon as they come, empty ones left out."""
+    rest, begun = b"", False
+    while block := _read(stream):
+        *pieces, rest = (rest + block).split(separator)
+        if pieces and not begun:
+            pieces[0], begun = pieces[0].removeprefix(codecs.BOM_UTF8), True
+        yield from filter(None, pieces)
+    if rest:
+        yield rest if begun else rest.removeprefix(codecs.BOM_UTF8)
+
+
+def _read(stream: BinaryIO) -> bytes:
+    """What is there, at least one byte until the end."""
+    read: Callable[[int], bytes] = getattr(stream, "read1", stream.read)
+    try:
+        return read(_BLOCK_BYTES)
+    except OSError as error:
+        raise OmnicapError(f"can't read the standard input: {error.strerror}") from error
+
+
+def _list_folder(folder: str) -> tuple[list[str], set[str]]:
+    """The sorted names of pictures, PDFs and folders in a folder, and which of them are folders.
+
+    Names only: what the system tells of each entry would take three times the memory.
+    """
+    names, folders = [], set()
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if _leads_to_folder(entry):
+                folders.add(entry.name)
+            elif not is_media_name(entry.name):
+                continue
+            names.append(entry.name)
+    names.sort()
+    return names, folders
+
+
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself: reading it as a file says so
+        return False
