@@ -18,19 +18,18 @@ from omnicap_cli.core.pipeline import Pipeline, Policy, Sink, Tally
 from omnicap_cli.core.planning import RequestPlan
 from omnicap_cli.core.prompts import Catalogue
 from omnicap_cli.core.records import Item, Prompt, Settings
-from omnicap_cli.core.run_meta import RunMeta
+from omnicap_cli.core.run_meta import RunMeta, journal_beside
 from omnicap_cli.core.shard import Shard
 from omnicap_cli.core.sinks import JournalSink, StreamSink
 from omnicap_cli.engines.base import EngineOptions, choose_engine, create_engine
-from omnicap_cli.errors import OmnicapError, OptionError, UsageError
+from omnicap_cli.errors import ITEMS_FAILED, OmnicapError, OptionError, UsageError
 from omnicap_cli.exporting import run_export
-from omnicap_cli.exports.base import ExportConfig, choose_format, journal_beside
+from omnicap_cli.exports.base import ExportConfig, choose_format
 from omnicap_cli.interrupts import Interrupts, graceful
 from omnicap_cli.media.names import is_archive, is_url
 from omnicap_cli.media.sources import Fingerprint, Sources
 from omnicap_cli.reporting import RunReport, summary
 
-ITEMS_FAILED: Final = 3  # the exit code of a run that is done, but for some items
 SHARD_MARK: Final = "{shard}"  # in the name of an output
 _JOURNAL_OF_TEXTS: Final = Path("captions.journal.jsonl")  # where text files beside the pictures are the output
 

@@ -27,6 +27,10 @@ OmnicapError                 the run can't go on (exit 1)
 
 from __future__ import annotations
 
+from typing import Final
+
+ITEMS_FAILED: Final = 3  # the exit code of what is done, but for some items
+
 
 class OmnicapError(Exception):
     """What happened, and in `hint` what to do next."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
+from omnicap_cli.errors import ITEMS_FAILED
 from omnicap_cli.options import AsJson, Debug, NoColor, OptionsFile, Quiet, Verbose, make_console, option
-
-_ITEMS_FAILED: Final = 3  # the exit code of what is done, but for some items
 
 
 def merge(
@@ -50,4 +49,4 @@ def merge(
     )
     report = merge_journals(config, lambda message: console.warning(printable(message)))
     show_merge(console, report, as_json=as_json)
-    raise typer.Exit(_ITEMS_FAILED if report.num_failed else 0)
+    raise typer.Exit(ITEMS_FAILED if report.num_failed else 0)

@@ -36,16 +36,11 @@ def journal_beside(output: Path) -> Path:
     return output.with_name(f"{output.name}.journal.jsonl") if output.name else output / "captions.journal.jsonl"
 
 
-def journal_of(output: Path) -> Path:
-    """Where the journal of an output is: a JSONL file is its own, any other form has one beside it."""
-    return output if output.suffix.lower() in JOURNAL_SUFFIXES else journal_beside(output)
-
-
 def find_journal(path: Path) -> Path:
     """The journal that a user means by `path`: the one beside an export, if there is one, else `path` itself."""
     with contextlib.suppress(OSError):
-        if journal_of(path).exists():
-            return journal_of(path)
+        if journal_beside(path).exists():
+            return journal_beside(path)
     return path
 
 

@@ -7,14 +7,12 @@ death costs one item, not the run. Only requests and results cross the pipes; ea
 from __future__ import annotations
 
 import collections
-import pickle
 import queue
-import subprocess
-import sys
 import threading
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
+from omnicap_cli.core.child import Child, ChildDiedError
 from omnicap_cli.core.records import Idle, Request, Result
 from omnicap_cli.errors import EngineError, WorkerCrashedError
 
@@ -149,7 +147,7 @@ class WorkerPool:
         """Pass on the results of the oldest task; if the process died instead, try each task it had alone."""
         try:
             results = worker.receive()
-        except _WorkerDiedError:
+        except ChildDiedError:
             if not worker.ready and stop.wait(_POLL_SECONDS):  # a signal to all ended it before it could ignore that
                 in_hand.clear()
             self._check_start(worker, stop)
@@ -168,7 +166,7 @@ class WorkerPool:
         try:
             worker.send(task)
             results = worker.receive()
-        except _WorkerDiedError as death:
+        except ChildDiedError as death:
             self._check_start(worker, stop)
             if not worker.ready:  # the run is being stopped
                 return
@@ -197,71 +195,32 @@ class WorkerPool:
 
 
 _NOTHING: Final[Task] = []
-# not `-m`, which looks for modules in the current folder first: that may be somebody's data set
-_START: Final = (
-    "import signal, sys; [signal.signal(each, signal.SIG_IGN) for each in (signal.SIGINT, signal.SIGTERM)];"
-    " sys.path[:] = {path!r}; from omnicap_cli.engines.worker import main; main()"
-)
-
-
-class _WorkerDiedError(Exception):
-    """The process is gone; the message says how."""
 
 
 class _Worker:
-    """One process and its two pipes. `ready` once it has loaded."""
+    """One process. `ready` once it has loaded."""
 
     def __init__(self, target: str, config: Any) -> None:
         self.ready = False
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _START.format(path=sys.path), target],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for the process that the user started; it tells this one
-        )
+        self._child = Child("omnicap_cli.engines.worker:main", target)
+        self.send, self.kill, self.death = self._child.send, self._child.kill, self._child.death
         self.send(config)
 
     @property
     def alive(self) -> bool:
-        return self._process.poll() is None
-
-    def send(self, message: Any) -> None:
-        """A process that is gone is noticed by `receive`."""
-        assert self._process.stdin
-        try:
-            pickle.dump(message, self._process.stdin)
-            self._process.stdin.flush()
-        except (BrokenPipeError, ValueError):
-            pass
+        return self._child.alive
 
     def receive(self) -> list[Result]:
-        """The results of the oldest task sent. Raises the EngineError that the process met, or _WorkerDiedError."""
+        """The results of the oldest task sent. Raises the EngineError that the process met, or ChildDiedError."""
         if not self.ready:
             self._expect_ready()
-        results: list[Result] | EngineError = self._load()
+        results: list[Result] | EngineError = self._child.receive()
         if isinstance(results, EngineError):
             raise results
         return results
 
-    def kill(self) -> None:
-        self._process.kill()
-
-    def death(self) -> str:
-        """How the process ended, in words."""
-        code = self._process.wait()
-        if code == -9:
-            return "killed, probably because memory ran out"
-        return f"signal {-code}" if code < 0 else f"exit code {code}"
-
     def _expect_ready(self) -> None:
-        answer = self._load()
+        answer = self._child.receive()
         if answer != READY:
             raise answer if isinstance(answer, EngineError) else EngineError(str(answer))
         self.ready = True
-
-    def _load(self) -> Any:
-        assert self._process.stdout
-        try:
-            return pickle.load(self._process.stdout)
-        except (EOFError, pickle.UnpicklingError, OSError, ValueError) as error:
-            raise _WorkerDiedError(self.death()) from error

@@ -20,7 +20,7 @@ from omnicap_cli.core.atomic import PARTIAL_SUFFIX, replacing
 from omnicap_cli.core.journal import write_error
 from omnicap_cli.core.records import Transfer
 from omnicap_cli.core.run_meta import RunMeta, find_journal
-from omnicap_cli.errors import ItemError, OptionError
+from omnicap_cli.errors import ITEMS_FAILED, ItemError, OptionError
 from omnicap_cli.exports.reading import Entry, JournalReader, Record, text_of
 from omnicap_cli.media.pictures import PictureFile, Pictures
 
@@ -85,11 +85,6 @@ def choose_format(output: Path | str | None, format: str | None) -> str:
     return by_suffix[path.suffix.lower()]
 
 
-def journal_beside(output: Path) -> Path:
-    """Where the journal is of a run whose output is in another form."""
-    return output.with_name(output.name + ".journal.jsonl")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportConfig:
     """Everything that a user decides about an export. Raises OptionError for what can't be used.
@@ -149,7 +144,7 @@ class Outcome:
     @property
     def exit_code(self) -> int:
         """0, or 3 where something is not as the journal has it."""
-        return 3 if self.num_conflicts else 0
+        return ITEMS_FAILED if self.num_conflicts else 0
 
     def summary(self, target: Path | None) -> str:
         """All in one line."""

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import orjson
 
-from omnicap_cli.core.journal import write_error
 from omnicap_cli.core.prompts import Catalogue
 from omnicap_cli.exports.base import ExportJob
 from omnicap_cli.exports.paths import Name, Place, fitted, put_file, with_digest
@@ -189,11 +188,7 @@ class _Pictures:
         name = Name.mirrored(place)
         last = fitted(with_digest(name.stem, name.picture), picture.suffix)
         path = os.path.join(self._folder, name.folder, last)
-        try:
-            put = put_file(path, picture.content, overwrite=True)
-        except OSError as error:
-            raise write_error(Path(path), error) from error
-        return None if put == "conflict" else path
+        return path if put_file(path, picture.content, overwrite=True) in ("written", "same") else None
 
 
 def without_marks(text: str) -> str:

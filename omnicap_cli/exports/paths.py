@@ -6,6 +6,7 @@ It knows how records name pictures (paths, URLs, pages, members of archives), an
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -15,10 +16,11 @@ from typing import Final, Literal, NamedTuple
 from urllib.parse import unquote
 
 from omnicap_cli.core.atomic import PARTIAL_SUFFIX
+from omnicap_cli.core.journal import write_error
 from omnicap_cli.core.keyindex import KeyIndex
 from omnicap_cli.exports.reading import Record, digest, text_of
 
-Put = Literal["written", "same", "conflict"]
+Put = Literal["written", "same", "conflict", "too long"]
 
 MAX_NAME_BYTES: Final = 255
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -79,7 +81,7 @@ class Name(NamedTuple):
         *folders, last = segments or ["_"]
         stem, full = os.path.splitext(last)[0], f"{last}?{query}".replace("/", "_") if query else last
         folder = "/".join(fitted(safe(segment)) for segment in folders)
-        return cls(folder, *_numbered(safe(stem), safe(full), place), _spelled(place))
+        return cls(folder, *_numbered(safe(stem), safe(full), place), repr(place))
 
     @classmethod
     def beside(cls, path: str, place: Place) -> Name:
@@ -141,21 +143,27 @@ def put_file(path: str, content: bytes, *, overwrite: bool) -> Put:
     """Write a small file, whole or not at all, unless there is one; with `overwrite` also where its content differs.
 
     Not synced to the disk one by one: with a million files that takes hours, and what a power cut takes another export
-    brings back. Raises OSError.
+    brings back. Raises JournalWriteError where the disk doesn't take it.
     """
     try:
+        return _put(path, content, overwrite=overwrite)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return "too long"
+        if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+            return "conflict"
+        raise write_error(Path(path), error) from error
+
+
+def _put(path: str, content: bytes, *, overwrite: bool) -> Put:
+    with contextlib.suppress(FileNotFoundError):
         state = os.stat(path)
-    except FileNotFoundError:
-        _write(path, content)
-        return "written"
-    except NotADirectoryError:
-        return "conflict"
-    if not stat.S_ISREG(state.st_mode):
-        return "conflict"
-    if state.st_size == len(content) and Path(path).read_bytes() == content:
-        return "same"
-    if not overwrite:
-        return "conflict"
+        if not stat.S_ISREG(state.st_mode):
+            return "conflict"
+        if state.st_size == len(content) and Path(path).read_bytes() == content:
+            return "same"
+        if not overwrite:
+            return "conflict"
     _write(path, content)
     return "written"
 
@@ -186,10 +194,6 @@ def _decoded(name: str) -> str:
 
 def _numbered(stem: str, full: str, place: Place) -> tuple[str, str]:
     return (f"{stem}.{place.part}", f"{full}.{place.part}") if place.part else (stem, full)
-
-
-def _spelled(place: Place) -> str:
-    return "\0".join((place.file, place.member or "", place.part))
 
 
 def _number(name: Name) -> int:

@@ -7,7 +7,6 @@ holds the caption and nothing else, without a newline at its end: tools differ i
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Final
 import orjson
 
 from omnicap_cli import __version__
-from omnicap_cli.core.journal import write_error
 from omnicap_cli.exports.base import ExportJob, Outcome
 from omnicap_cli.exports.paths import Name, Place, UniqueNames, fitted, put_file
 from omnicap_cli.exports.reading import Entry, NewestOf, Record, text_of
@@ -26,7 +24,6 @@ SUFFIX: Final = ".txt"
 NOTE: Final = "omnicap.json"
 _NUM_NAMED_CONFLICTS: Final = 3
 _NOT_IN_WORD: Final = re.compile(r"[^\w-]")
-_IN_THE_WAY: Final = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
 
 def write_text_files(job: ExportJob) -> None:
@@ -104,18 +101,12 @@ class _Writer:
         return [*([type] if types > 1 else []), style, *([lang] if langs > 1 else [])]
 
     def _put(self, path: str, content: bytes) -> None:
-        try:
-            put = put_file(path, content, overwrite=self._overwrite)
-        except OSError as error:
-            if error.errno == errno.ENAMETOOLONG:
-                self._outcome.left_out["path too long"] += 1
-                return
-            if error.errno not in _IN_THE_WAY:
-                raise write_error(Path(path), error) from error
-            put = "conflict"
+        put = put_file(path, content, overwrite=self._overwrite)
         self._outcome.num_written += put == "written"
         self._outcome.num_same += put == "same"
         self._outcome.num_conflicts += put == "conflict"
+        if put == "too long":
+            self._outcome.left_out["path too long"] += 1
         if put == "conflict" and len(self.conflicts) < _NUM_NAMED_CONFLICTS:
             self.conflicts.append(path)
 

@@ -224,7 +224,7 @@ def _properties(text: str, node: Element, places: dict[Element, _Place]) -> Iter
     start, inner, _, _ = places[node]
     attributes = [match for match in _ATTRIBUTE.finditer(text, start, inner) if not _declares(match[1])]
     for (name, value), match in zip(node.items(), attributes, strict=True):
-        if name.startswith("{") and not name.startswith((f"{{{_RDF}}}", f"{{{_XML}}}")):
+        if not name.startswith((f"{{{_RDF}}}", f"{{{_XML}}}")):
             yield _Property(name, [value], *match.span())
     for element in node:
         place = places[element]
@@ -289,8 +289,9 @@ def _insertion(text: str, holder: _Place, block: str) -> _Edit:
 
 
 def _edited(text: str, edits: Iterable[_Edit]) -> str:
+    """The text after edits that come in the order of their places."""
     pieces, done = [], 0
-    for edit in sorted(edits):
+    for edit in edits:
         pieces += [text[done : edit.start], edit.text]
         done = edit.end
     return "".join([*pieces, text[done:]])

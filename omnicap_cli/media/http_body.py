@@ -117,7 +117,7 @@ class _Body(_Raw):
         except _BROKEN as error:
             raise self._broken(error) from error
         self._offset += len(piece)
-        if not piece and self.num_bytes is not None and self._offset < self.num_bytes:
+        if not piece and self.num_bytes is not None and self._offset < self.num_bytes:  # of the rest it sent a part
             raise self._broken(None)
         return piece
 
@@ -158,7 +158,7 @@ class _Body(_Raw):
         whole = "" if self.num_bytes is None else f" of {self.num_bytes:,}"
         by_system = error is not None and any(isinstance(layer, OSError) for layer in layers(error))
         why = f": {reason(error)}" if error is not None and by_system else ""
-        return Trouble(f"broke off after {max(self._offset, self.position):,}{whole} bytes{why}")
+        return Trouble(f"broke off after {self.position:,}{whole} bytes{why}")
 
     def _hang_up(self) -> None:
         if self._response is not None:

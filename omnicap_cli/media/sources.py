@@ -22,6 +22,7 @@ from omnicap_cli.core.shard import Shard
 from omnicap_cli.errors import AccessError, DuplicateIdError, EmptyFileError, ItemError
 from omnicap_cli.media import archives, remote
 from omnicap_cli.media.access import open_file, unreadable
+from omnicap_cli.media.counting import PageCounter
 from omnicap_cli.media.names import (
     PDF_SUFFIX,
     TIFF_SUFFIXES,
@@ -40,6 +41,7 @@ Fingerprint = Literal["stat", "content", "none"]
 Kind = Literal["image", "pdf"]
 _NUM_CONNECTIONS: Final = 16  # URLs that are asked at once
 _BLOCK_BYTES: Final = 1 << 20
+_counter: Final = PageCounter()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,14 +185,11 @@ class Sources:
 
 
 def _num_pages(media: MediaRef, kind: Kind, transfer: Transfer) -> int:
-    # page 1: what is fetched for counting is there for the page that is decoded here next
-    with opened(replace(media, page=1), transfer) as file:
-        if kind == "pdf":
-            from omnicap_cli.media import pdf
+    if kind == "pdf":
+        return _counter.num_pages(media, transfer)
+    from omnicap_cli.media import images
 
-            return pdf.num_pages(file)
-        from omnicap_cli.media import images
-
+    with opened(media, transfer) as file:
         return images.num_pages(file)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from omnicap_cli.core.run_meta import RunMeta, find_journal, journal_of
+from omnicap_cli.core.run_meta import RunMeta, find_journal, journal_beside
 from omnicap_cli.core.shard import Shard
 from omnicap_cli.core.status import read_status, read_statuses, total_of
 from omnicap_cli.errors import JournalError, JournalWriteError
@@ -223,8 +223,7 @@ def test_a_note_with_values_of_another_kind_is_no_note(path, values):
 @pytest.mark.parametrize(
     ("output", "journal"),
     [
-        ("out.jsonl", "out.jsonl"),
-        ("a/out.NDJSON", "a/out.NDJSON"),
+        ("train.jsonl", "train.jsonl.journal.jsonl"),
         ("out.csv", "out.csv.journal.jsonl"),
         ("a/out-0.parquet", "a/out-0.parquet.journal.jsonl"),
         ("captions/", "captions.journal.jsonl"),
@@ -232,7 +231,7 @@ def test_a_note_with_values_of_another_kind_is_no_note(path, values):
     ],
 )
 def test_where_the_journal_of_an_output_is(output, journal):
-    assert journal_of(Path(output)) == Path(journal)
+    assert journal_beside(Path(output)) == Path(journal)
 
 
 def test_the_journal_beside_an_export_is_meant(tmp_path):

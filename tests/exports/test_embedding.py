@@ -570,6 +570,13 @@ def test_tiff_packet_that_is_something_else_too_stays(shared):
     assert put(before)[0][8 : len(before)] == before[8:]
 
 
+@pytest.mark.parametrize(("between", "behind"), [(b"not spoken of", b""), (b"", b"not spoken of")])
+def test_tiff_keeps_what_it_does_not_speak_of(between, behind):
+    head = HUMAN + b"." * (len(HUMAN) % 2) + between
+    before = tiff("<", (700, 1, len(HUMAN), 8), first=8 + len(head) + len(head) % 2, head=head, tail=behind)
+    assert put(before)[0][8 : len(before)] == before[8:]
+
+
 def test_pages_of_a_tiff_stay():
     after = embed(samples()["tiff pages"], [note()])
     assert [size for _, size, *_ in frames_of(after)] == [(37, 23), (37, 23)]
@@ -597,6 +604,8 @@ def test_pages_of_a_tiff_stay():
         tiff("<", (273, 4, 1, 8), (279, 4, 1, 31)),
         tiff("<", (324, 4, 1, 8), (325, 3, 1, 31)),
         tiff("<", (273, 4, 1000, 8), (279, 4, 1, 1)),
+        tiff("<", (273, 4, 2**32 - 1, 8)),
+        tiff("<", (273, 4, 1, 8), (279, 3, 2, 1)),  # more sizes than places
         tiff("<", (256, 4, 1, 9), following=26, tail=tiff("<", (273, 4, 1, 45))[8:]),
         tiff("<", (305, 2, 5, 4)),  # in the header, which will change
         tiff("<", (273, 4, 1, 4), (279, 4, 1, 4)),

@@ -152,6 +152,15 @@ def test_a_journal_that_is_begun_anew(path, order):
             list(entries)
 
 
+def test_a_journal_that_is_cut_between_two_lines(path):
+    write_journal(path, [make_record("a.jpg"), make_record("b.jpg")])
+    with JournalReader(path) as reader:
+        reader.scan()
+        os.truncate(path, len(line_of(make_record("a.jpg"))))
+        with pytest.raises(JournalError, match="replaced or cut"):
+            list(reader.entries())
+
+
 # -------------------------------------------------------------------------------------------------- orders
 
 
@@ -245,7 +254,7 @@ def test_no_room_to_sort(path, monkeypatch):
     assert "TMPDIR" in caught.value.hint
 
 
-NAMES = st.sampled_from(["a", "b", "a#page=2", "a#page=10", "a#page=x", "é", "\0", "a\0b", ""])
+NAMES = st.sampled_from(["a", "b", "a#page=2", "a#page=10", "a#page=02", "a#page=x", "é", "\0", "a\0b", ""])
 ROWS = st.lists(st.tuples(NAMES, st.sampled_from(["x", "y"]), st.integers(0, 2), st.booleans()), max_size=30)
 
 

@@ -95,6 +95,15 @@ def test_hostile_captions(journal, name, delimiter):
     assert found == [each.replace("\0", "\ufffd") for each in HOSTILE_CAPTIONS]
 
 
+@pytest.mark.parametrize("caption", ["a\rb", "a\nb", 'a"b', "a,b", "a\tb", "a\0b"])
+@pytest.mark.parametrize(("name", "delimiter"), [("out.csv", ","), ("out.tsv", "\t")])
+def test_each_special_character_alone(journal, name, delimiter, caption):
+    write_journal(journal, [make_record("x", caption), make_record("y", "plain")])
+    target, _ = convert(journal, name)
+    assert [row["caption"] for row in rows_of(target, delimiter)] == [caption.replace("\0", "\ufffd"), "plain"]
+    assert (b'"plain"' in target.read_bytes(), b",plain" in target.read_bytes()) == (False, delimiter == ",")
+
+
 def test_hostile_values_everywhere(journal):
     values = dict.fromkeys(["model", "finish_reason", "prompt_sha", "type"], 'x,"\r\n\t')
     write_journal(journal, [make_record('i,"d\n', image='i,"m\n', meta={'n,"\n': 'v,"\r'}, **values)])

@@ -166,12 +166,17 @@ def test_stems_that_differ_in_case_or_unicode_form(folder):
 
 
 def test_full_names_that_clash_too(folder):
-    mirror(folder, captioned("a.jpg", "A.jpg", "b?.jpg", "b*.jpg", "/c.jpg", "c.jpg", "Dir/d.jpg", "dir/d.jpg"))
+    mirror(
+        folder,
+        captioned(
+            "a.jpg", "A.jpg", "b?.jpg", "b*.jpg", "/c.jpg", "c.jpg", "Dir/d.jpg", "dir/d.jpg", "./e.jpg", "e.jpg"
+        ),
+    )
     names = names_of(folder)
-    assert len(names) == 8
+    assert len(names) == 10
     for image, start in (("a.jpg", "a.jpg"), ("A.jpg", "A.jpg"), ("b?.jpg", "b_.jpg"), ("/c.jpg", "c.jpg")):
         assert is_digested(names[image], start)
-    assert len({name.casefold() for name in names.values()}) == 8
+    assert len({os.path.normpath(name).casefold() for name in names.values()}) == 10
 
 
 def test_a_full_name_that_is_the_stem_of_another(folder):
@@ -189,9 +194,9 @@ def test_a_page_and_a_picture_called_like_it(folder):
 
 
 def test_one_url_with_several_queries(folder):
-    mirror(folder, captioned("https://h/a.jpg?v=1", "https://h/a.jpg?v=2", "https://h/b.jpg?v=1"))
+    mirror(folder, captioned("https://h/a.jpg?v=1/x.y", "https://h/a.jpg?v=2", "https://h/b.jpg?v=1"))
     assert names_of(folder) == {
-        "https://h/a.jpg?v=1": "h/a.jpg_v=1.txt",
+        "https://h/a.jpg?v=1/x.y": "h/a.jpg_v=1_x.y.txt",
         "https://h/a.jpg?v=2": "h/a.jpg_v=2.txt",
         "https://h/b.jpg?v=1": "h/b.txt",
     }
@@ -330,6 +335,20 @@ def test_a_folder_is_never_replaced(folder):
     assert (outcome.num_conflicts, outcome.exit_code) == (1, 3)
 
 
+def test_a_pipe_is_never_read_nor_replaced(folder):
+    folder.mkdir()
+    os.mkfifo(folder / "a.txt")
+    for overwrite in (False, True):
+        assert mirror(folder, [make_record("a.jpg", "")], overwrite=overwrite).num_conflicts == 1
+    assert (folder / "a.txt").is_fifo()
+
+
+def test_a_path_longer_than_the_system_takes(folder):
+    outcome = mirror(folder, captioned("in/" * 2_000 + "a.jpg", "b.jpg"))
+    assert files_in(folder) == {"b.txt": "b.jpg"}
+    assert dict(outcome.left_out) == {"path too long": 1}
+
+
 def test_no_partial_file_stays(folder):
     mirror(folder, captioned("a.jpg", "in/b.jpg", "in/b.png"))
     assert not list(folder.rglob("*.partial"))
@@ -341,7 +360,7 @@ def test_a_disk_that_takes_nothing(folder, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(JournalWriteError, match="No space left"):
+    with pytest.raises(JournalWriteError, match=r"a\.txt: No space left"):
         mirror(folder, captioned("a.jpg"))
     assert not [path for path in folder.rglob("*") if path.is_file()]
 

@@ -353,6 +353,22 @@ def test_second_run_replaces_what_the_first_wrote(name):
     assert b"old" not in twice
 
 
+def test_packet_in_the_short_spelling_of_other_programs_is_replaced():
+    mixed = b"""<rdf:Description rdf:about='' xmlns:dc='http://purl.org/dc/elements/1.1/' xmlns:o='urn:omnicap:xmp:1.0:'
+      xmlns:p='http://ns.adobe.com/photoshop/1.0/' p:City = 'Paris' o:describes="True"
+      p:CaptionWriter="omnicap, machine-made caption by M" p:State='IDF'>
+     <dc:description><rdf:Alt><rdf:li xml:lang="x-default">an old
+     one</rdf:li></rdf:Alt></dc:description>
+     <dc:title><rdf:Alt><rdf:li xml:lang="x-default">Seine</rdf:li></rdf:Alt></dc:title>
+     <o:captions><rdf:Bag><rdf:li o:text="an old one" o:lang="en"/></rdf:Bag></o:captions>
+    </rdf:Description>"""
+    rest = b"""<rdf:Description rdf:about='' xmlns:dc='http://purl.org/dc/elements/1.1/' xmlns:o='urn:omnicap:xmp:1.0:'
+      xmlns:p='http://ns.adobe.com/photoshop/1.0/' p:City = 'Paris' p:State='IDF'>
+     <dc:title><rdf:Alt><rdf:li xml:lang="x-default">Seine</rdf:li></rdf:Alt></dc:title>
+    </rdf:Description>"""
+    assert sidecar([note()], around(mixed)) == sidecar([note()], around(rest))
+
+
 # ---------------------------------------------------------------------------------------------- broken packets
 
 BOMB = b"<!DOCTYPE x [<!ENTITY a 'aaaaaaaaaa'>" + b"".join(

@@ -95,6 +95,7 @@ def error_of(call, *arguments):
         *("DownloadError", "NotFoundError", "AccessError", "TooLargeError", "UnsupportedError", "DecodeError"),
     )
     assert "\n" not in message
+    assert "\\" not in message  # an escaped one
     assert not re.search(f"0x[0-9a-f]{{6}}|urllib3|requests|HTTPConnection|Errno|{SECRET}", message)
     return caught.value
 
@@ -546,6 +547,15 @@ def test_another_part_than_was_asked_for(server, shift, is_read):
         assert type(error_of(remote.fetch, url, TRANSFER)) is DownloadError
 
 
+@pytest.mark.parametrize("get", [remote.fetch, read])
+def test_less_than_was_asked_for(server, get):
+    """RFC 9110, 14.2: a server may send a part of the rest."""
+    part = Answer(body=BODY, ranges=True, range_bytes=150_000)
+    url = server.serve("/a.png", Answer(body=BODY, stop_after=1000), part)
+    assert get(url, TRANSFER) == BODY
+    assert [seen.range for seen in server.requests()] == [None, "bytes=1000-", "bytes=151000-"]
+
+
 def test_a_part_that_does_not_say_which(server):
     url = server.serve("/a.png", Answer(body=BODY, stop_after=1000), Answer(body=BODY, status=206))
     assert "something else" in error_of(remote.fetch, url, TRANSFER).message
@@ -916,16 +926,18 @@ def test_a_stream_gives_what_is_there(server):
         assert stream.read1(1 << 20) == BODY[:1000]
 
 
-def test_a_stream_that_is_closed_early_frees_its_connection(server):
-    url = server.serve("/a.tar", Answer(body=BODY * 50))
+@pytest.mark.parametrize("headers", [{}, {"Content-Encoding": "gzip"}])
+def test_a_stream_that_is_closed_early_frees_its_connection(server, headers):
+    body = gzip.compress(BODY) * 50
+    url = server.serve("/a.tar", Answer(body=body, headers=headers))
     threads = threading.active_count()
-    for _ in range(5):
-        with remote.open_stream(url, TRANSFER) as stream:
-            assert stream.read(10) == BODY[:10]
-        assert stream.closed
+    streams = [remote.open_stream(url, TRANSFER) for _ in range(5)]
+    for stream in streams:
+        assert stream.read(10) == (BODY if headers else body)[:10]
+        stream.close()
     deadline = time.monotonic() + 30
     while threading.active_count() > threads and time.monotonic() < deadline:
-        time.sleep(0.01)  # the server notices
+        time.sleep(0.01)  # until the server notices
     assert threading.active_count() <= threads
 
 
@@ -1035,6 +1047,7 @@ def test_the_limit_holds_for_every_file_system(memory, tmp_path):
         assert remote.fetch(url, Transfer(max_bytes=len(BODY))) == BODY
         error = error_of(remote.fetch, url, Transfer(max_bytes=len(BODY) - 1))
         assert type(error) is TooLargeError
+        assert "300,000 bytes are more than the limit of 299,999" in error.message  # before any of it was read
         assert "--max-file-bytes" in error.message
         assert read(url, Transfer(max_bytes=1)) == BODY
 

@@ -23,7 +23,7 @@ class Answer:
     `declared` is the Content-Length: that of the body unless given, None for no such header (the connection closes at
     the end, or the body is `chunked`). After `stop_after` bytes of a longer body the connection closes, with `reset`
     rudely; after `stall_after` bytes nothing more comes. `is_silent` doesn't even answer. With `ranges` parts are sent
-    on request, and If-Range is heeded; `range_shift` sends another part than was asked for.
+    on request, and If-Range is heeded; `range_shift` sends another part than was asked for, `range_bytes` no more of it.
     """
 
     body: bytes = b""
@@ -37,6 +37,7 @@ class Answer:
     is_silent: bool = False
     ranges: bool = False
     range_shift: int = 0
+    range_bytes: int | None = None
 
 
 class Seen(NamedTuple):
@@ -179,8 +180,8 @@ def _shaped(answer: Answer, asked: Mapping[str, str]) -> tuple[int, dict[str, st
     is_current = state is None or state in (headers.get("ETag"), headers.get("Last-Modified"))
     if answer.ranges and asked.get("Range") and is_current:
         begin = int(asked["Range"].removeprefix("bytes=").removesuffix("-")) + answer.range_shift
-        status, body = 206, body[begin:]
-        headers["Content-Range"] = f"bytes {begin}-{len(answer.body) - 1}/{len(answer.body)}"
+        status, body = 206, body[begin:][: answer.range_bytes]
+        headers["Content-Range"] = f"bytes {begin}-{begin + len(body) - 1}/{len(answer.body)}"
     if answer.chunked:
         headers["Transfer-Encoding"] = "chunked"
     elif answer.declared is not None:

@@ -85,7 +85,7 @@ def _extents(content: bytes, order: str, directory: _Directory) -> Iterator[_Ext
             offsets = _numbers(content, order, entry)
         elif entry.tag in _PIXEL_BYTES:
             sizes = _numbers(content, order, entry)
-    for offset, size in itertools.zip_longest(offsets, sizes[: len(offsets)], fillvalue=0):
+    for offset, size in itertools.zip_longest(offsets, sizes, fillvalue=0):
         yield _Extent(offset, offset + size)
 
 
@@ -100,9 +100,9 @@ def _extent(order: str, entry: _Entry) -> _Extent | None:
 
 def _numbers(content: bytes, order: str, entry: _Entry) -> tuple[int, ...]:
     letter = {_SHORT: "H", _LONG: "I"}.get(entry.kind)
+    if letter is None:
+        raise NotEmbeddableError("places or sizes that aren't numbers")
     extent = _extent(order, entry)
-    if letter is None or (extent and extent.end > len(content)):
-        raise NotEmbeddableError("a list of numbers is malformed")
     held = content[extent.start : extent.end] if extent else entry.value
     return struct.unpack_from(f"{order}{entry.num_values}{letter}", held)
 

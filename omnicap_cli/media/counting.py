@@ -1,0 +1,59 @@
+"""How many pages a PDF has, asked of a process of its own: one that crashes PDFium costs that file, not the run."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from dataclasses import replace
+
+from omnicap_cli.core.child import Child, ChildDiedError, messages, private_pipes
+from omnicap_cli.core.records import MediaRef, Transfer
+from omnicap_cli.errors import DecodeError, OmnicapError
+from omnicap_cli.media.names import is_url
+
+
+class PageCounter:
+    """Starts its process when it is first asked, and another one after a crash. Safe to ask from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._child: Child | None = None
+
+    def num_pages(self, media: MediaRef, transfer: Transfer) -> int:
+        """See `pdf.num_pages`. Raises an ItemError."""
+        with self._lock:
+            if self._child is None:
+                self._child = Child("omnicap_cli.media.counting:serve")
+                atexit.register(self._child.kill)
+            self._child.send((_whole(media), transfer))
+            try:
+                answer: int | OmnicapError = self._child.receive()
+            except ChildDiedError as death:
+                atexit.unregister(self._child.kill)
+                self._child = None
+                answer = DecodeError(f"it crashed the process that counted its pages ({death})")
+        if isinstance(answer, OmnicapError):
+            raise answer
+        return answer
+
+
+def _whole(media: MediaRef) -> MediaRef:
+    """With the whole path: the process may have been started in another folder. Its `..` stay: of links they mean more."""
+    return media if is_url(media.path) else replace(media, path=os.path.join(os.getcwd(), media.path))
+
+
+def serve() -> None:
+    """What the process does."""
+    from omnicap_cli.media import pdf
+    from omnicap_cli.media.opening import opened
+
+    incoming, send = private_pipes()
+    for media, transfer in messages(incoming):
+        try:
+            with opened(media, transfer) as file:
+                send(pdf.num_pages(file))
+        except OmnicapError as error:
+            send(error)
+        except MemoryError:
+            send(DecodeError("not enough memory to open it"))
