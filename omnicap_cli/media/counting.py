@@ -39,7 +39,7 @@ class PageCounter:
 
 
 def _whole(media: MediaRef) -> MediaRef:
-    """With the whole path: the process may have been started in another folder. Its `..` stay: of links they mean more."""
+    """With the whole path: the process may have been started in another folder. `..` stays, which may follow a link."""
     return media if is_url(media.path) else replace(media, path=os.path.join(os.getcwd(), media.path))
 
 

@@ -87,7 +87,8 @@ def test_the_folder_may_change_after_the_start(here, monkeypatch):
 def test_the_process_ends_with_its_parent():
     code = (
         "import os, signal; from omnicap_cli.core.records import *; from omnicap_cli.media.counting import PageCounter;"
-        "c = PageCounter(); c.num_pages(MediaRef(path='two.pdf'), Transfer()); print(c._child._process.pid, flush=True);"
+        "c = PageCounter(); c.num_pages(MediaRef(path='two.pdf'), Transfer());"
+        "print(c._child._process.pid, flush=True);"
         "os.kill(os.getpid(), signal.{})"
     )
     for death in ("SIGKILL", "SIGTERM"):

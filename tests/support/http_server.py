@@ -23,7 +23,7 @@ class Answer:
     `declared` is the Content-Length: that of the body unless given, None for no such header (the connection closes at
     the end, or the body is `chunked`). After `stop_after` bytes of a longer body the connection closes, with `reset`
     rudely; after `stall_after` bytes nothing more comes. `is_silent` doesn't even answer. With `ranges` parts are sent
-    on request, and If-Range is heeded; `range_shift` sends another part than was asked for, `range_bytes` no more of it.
+    on request, and If-Range is heeded; `range_shift` sends another part than was asked for, `range_bytes` only so much.
     """
 
     body: bytes = b""
