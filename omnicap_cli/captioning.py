@@ -26,7 +26,7 @@ from omnicap_cli.errors import ITEMS_FAILED, OmnicapError, OptionError, UsageErr
 from omnicap_cli.exporting import run_export
 from omnicap_cli.exports.base import ExportConfig, choose_format
 from omnicap_cli.interrupts import Interrupts, graceful
-from omnicap_cli.media.names import is_archive, is_url
+from omnicap_cli.media.names import is_archive, is_url, without_credentials
 from omnicap_cli.media.sources import Fingerprint, Sources
 from omnicap_cli.reporting import RunReport, summary
 
@@ -175,7 +175,7 @@ class CaptionRun:
                 num_broken = journal.num_broken_lines
                 self._console.warning(f"{path}: passed over {num_broken} lines that are no records")
             settings = asdict(self._engine.identity) | asdict(self._config.settings)
-            command = ["omnicap", *sys.argv[1:]]
+            command = ["omnicap", *map(without_credentials, sys.argv[1:])]
             settings |= {"prompts": self._plan.prompt_names, "image_root": self._config.image_root}
             shard = str(self._config.shard) if self._config.shard else None
             meta = RunMeta(command=command, settings=settings, shard=shard)

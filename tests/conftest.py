@@ -19,7 +19,10 @@ PATIENCE_SECONDS = 60.0  # only ever reached by a test that fails
 
 
 class FakeOmnicap:
-    """`omnicap caption` (or another command) in a folder of its own, on an engine whose behaviour each call chooses (see FakeConfig)."""
+    """`omnicap caption` (or another `command`) in a folder of its own.
+
+    The engine is a fake, and each call chooses its behaviour (see FakeConfig).
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -220,6 +220,18 @@ def test_pictures_behind_urls_are_captioned_once(omnicap):
         assert sum(seen.method == "GET" for seen in server.seen) == 40
 
 
+def test_a_password_in_a_url_gets_into_no_file(omnicap):
+    with serving() as server:
+        server.serve("/a.png", Answer(body=picture()))
+        for path in ("/a.png", "/gone.png"):
+            omnicap.run(server.url(path, user="me:s3cret"), "-o", "out.jsonl")
+        assert {record["status"] for record in omnicap.records()} == {"ok", "error"}
+        assert omnicap.records()[0]["id"] == server.url("/a.png")
+        assert any("Authorization" in seen.headers for seen in server.seen)
+        for name in os.listdir(omnicap.folder):
+            assert b"s3cret" not in (omnicap.folder / name).read_bytes()
+
+
 def test_servers_that_fail_cost_their_own_items(omnicap):
     with serving() as server:
         server.serve("/ok.png", Answer(body=picture()))

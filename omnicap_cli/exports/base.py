@@ -76,7 +76,7 @@ def choose_format(output: Path | str | None, format: str | None) -> str:
     if output is None or str(output) == STDOUT:
         return "jsonl"
     path = Path(output)
-    if _names_folder(output) or path.is_dir():
+    if _names_folder(output) or os.path.isdir(path):
         return "txt"
     by_suffix = {suffix: name for name, spec in FORMATS.items() for suffix in spec.suffixes}
     if path.suffix.lower() not in by_suffix:

@@ -23,6 +23,7 @@ PDF_SUFFIX: Final = ".pdf"
 ARCHIVE_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 _MEMBER: Final = "#member="
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_CREDENTIALS: Final = re.compile(r"(?<=://)[^/\s]*@")
 _DOT_STEPS: Final = re.compile(r"(?<=/)(?:\./+)+|(?<=/)/+")
 
 
@@ -64,16 +65,21 @@ def split_member(shown: str) -> tuple[str, str] | None:
 
 
 def shown_path(path: str) -> str:
-    """`path` as an id: without `./` and doubled slashes; a name that isn't UTF-8 is percent-encoded.
+    """`path` as an id: without `./`, doubled slashes and a URL's password; a name that isn't UTF-8 is percent-encoded.
 
     In a percent-encoded name every `%` is encoded too, so `path_of_shown` finds the bytes again.
     """
-    path = plain_path(path)
+    path = without_credentials(plain_path(path))
     try:
         path.encode()
     except UnicodeEncodeError:
         return quote_from_bytes(os.fsencode(path), safe=_SAFE)
     return path
+
+
+def without_credentials(text: str) -> str:
+    """`text` without the user name and password of each URL in it: they must not get into any file or message."""
+    return _CREDENTIALS.sub("", text)
 
 
 def plain_path(path: str) -> str:

@@ -97,7 +97,7 @@ def test_what_stands_beside_a_picture_becomes_its_columns(mode):
     members = [
         ("s/000.jpg", solid_png(RED)),
         ("s/000.json", json.dumps({"title": "red", "n": 1, "id": "other"}).encode()),
-        ("s/000.txt", "a red one\n".encode()),
+        ("s/000.txt", b"a red one\n"),
         ("s/001.txt", b"a green one"),
         ("s/001.left.png", solid_png(GREEN)),
         ("s/001.right.png", solid_png(BLUE)),

@@ -96,7 +96,7 @@ def test_rows_of_parquet_become_items_with_their_columns():
 @pytest.mark.parametrize("content", ["", "\n\n", "[]", " [ ] "])
 @pytest.mark.parametrize("name", ["m.jsonl", "m.json", "m.csv"])
 def test_an_empty_manifest_gives_nothing_or_one_error(name, content):
-    if name == "m.jsonl" and "[" in content or name == "m.csv" and content.strip():
+    if (name == "m.jsonl" and "[" in content) or (name == "m.csv" and content.strip()):
         assert [what for _, what in found(make(name, content))] == ["ManifestError"]
     elif name == "m.csv" and content == "\n\n":
         assert [what for _, what in found(make(name, content))] == ["ManifestError"]  # a header without columns
