@@ -18,7 +18,8 @@ NUM_RECORDS = 300_000
 FORMS = ("csv", "parquet", "conversations")
 MEMORY_CODE = (
     "import resource, sys; from pathlib import Path; from omnicap_cli.exports.base import ExportConfig, export;"
-    "export(ExportConfig(journal=Path(sys.argv[1]), output=sys.argv[2], format=sys.argv[3], sort=sys.argv[4] == 'True'),"
+    "export(ExportConfig(journal=Path(sys.argv[1]), output=sys.argv[2], format=sys.argv[3],"
+    " overwrite=True, sort=sys.argv[4] == 'True'),"
     " show=print); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
 )
 
@@ -85,7 +86,7 @@ def write_journal(path: Path, num_records: int) -> None:
 def convert(journal: Path, form: str) -> None:
     """What `omnicap convert` does."""
     target = journal.with_suffix(f".{form}")
-    outcome = export(ExportConfig(journal=journal, output=str(target), format=form), show=print)
+    outcome = export(ExportConfig(journal=journal, output=str(target), format=form, overwrite=True), show=print)
     assert outcome.num_written == NUM_RECORDS, outcome
 
 

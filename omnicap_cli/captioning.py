@@ -24,7 +24,7 @@ from omnicap_cli.core.sinks import JournalSink, StreamSink
 from omnicap_cli.engines.base import EngineOptions, choose_engine, create_engine
 from omnicap_cli.errors import ITEMS_FAILED, OmnicapError, OptionError, UsageError
 from omnicap_cli.exporting import run_export
-from omnicap_cli.exports.base import ExportConfig, choose_format
+from omnicap_cli.exports.base import FORMATS, ExportConfig, choose_format
 from omnicap_cli.interrupts import Interrupts, graceful
 from omnicap_cli.media.names import is_archive, is_url, without_credentials
 from omnicap_cli.media.sources import Fingerprint, Sources
@@ -88,11 +88,12 @@ class CaptionConfig:
         """How the journal is brought into the form that was asked for. Raises OptionError where that can't be."""
         if not self.is_export or self.journal is None:
             return None
+        is_file = FORMATS[choose_format(self.output, self.format)].target != "folder"
         return ExportConfig(
             journal=self.journal,
             output=self.output,
             format=self.format,
-            overwrite=self.overwrite,
+            overwrite=self.overwrite or (is_file and self.journal.exists()),  # then the file is an export of it
             image_root=self.image_root,
             transfer=self.settings.transfer,
         )
@@ -176,7 +177,8 @@ class CaptionRun:
                 self._console.warning(f"{path}: passed over {num_broken} lines that are no records")
             settings = asdict(self._engine.identity) | asdict(self._config.settings)
             command = ["omnicap", *map(without_credentials, sys.argv[1:])]
-            settings |= {"prompts": self._plan.prompt_names, "image_root": self._config.image_root}
+            self._check_shard(path)
+            settings |= {"prompts": self._plan.prompt_names, "image_key": self._config.image_key}
             shard = str(self._config.shard) if self._config.shard else None
             meta = RunMeta(command=command, settings=settings, shard=shard)
             meta.write(path)
@@ -192,6 +194,13 @@ class CaptionRun:
             journal.close(compact=interrupts.exit_code is None)
         exit_code = self._conclude(tally, interrupts)
         return self._export(exit_code) if interrupts.exit_code is None else exit_code
+
+    def _check_shard(self, journal: Path) -> None:
+        """Raise UsageError where another shard's journal would be taken for this one's."""
+        earlier, shard = RunMeta.read(journal), self._config.shard
+        if shard and earlier and earlier.shard not in (None, str(shard)) and not self._config.overwrite:
+            hint = f"Give each an output of its own, as in -o '{journal.stem}-{SHARD_MARK}{journal.suffix}'."
+            raise UsageError(f"{journal} is that of shard {earlier.shard}, not of {shard}", hint=hint)
 
     def _export(self, exit_code: int) -> int:
         """Bring the journal into the form that was asked for; whatever is worse, its exit code or that of the run."""

@@ -134,10 +134,11 @@ def test_format_wins_over_the_suffix(convert):
         (["run.jsonl", "--limit", "0"], ["--limit"]),
         (["run.jsonl", "-o", "run.jsonl"], ["journal of a run"]),
         (["run.jsonl", "-o", "link.jsonl"], ["journal of a run"]),
-        (["bare.jsonl", "-o", "bare.jsonl"], ["the journal itself"]),
-        (["bare.jsonl", "-o", "folder/../bare.jsonl"], ["the journal itself"]),
-        (["run.jsonl", "-o", "run.jsonl.meta.json"], ["the note beside it"]),
-        (["run.jsonl", "-o", "other.jsonl"], ["journal of a run"]),
+        (["bare.jsonl", "-o", "bare.jsonl", "--overwrite"], ["the journal itself"]),
+        (["bare.jsonl", "-o", "folder/../bare.jsonl", "--overwrite"], ["the journal itself"]),
+        (["run.jsonl", "-o", "run.jsonl.meta.json", "--overwrite"], ["the note beside it"]),
+        (["run.jsonl", "-o", "bare.jsonl"], ["is there already", "--overwrite"]),
+        (["run.jsonl", "-o", "other.jsonl", "--overwrite"], ["journal of a run"]),
         ([], ["JOURNAL"]),
     ],
 )
@@ -179,7 +180,7 @@ def test_an_earlier_export_is_replaced(convert):
     convert.journal()
     for name in FILES:
         (convert.folder / name).write_text("an earlier one")
-        assert_ends(convert("run.jsonl", "-o", name), 0)
+        assert_ends(convert("run.jsonl", "-o", name, "--overwrite"), 0)
         assert len(ids_in(convert.folder / name)) == 5
     assert convert.names() == sorted(["run.jsonl", *FILES])
 
@@ -267,7 +268,7 @@ def test_beside_the_pictures(convert):
     convert.journal(2)
     (convert.folder / "in").mkdir()
     (convert.folder / "in/0001.jpg").touch()
-    assert_ends(convert("run.jsonl", "--format", "txt"), 0, "1 text files", "picture not found 1")
+    assert_ends(convert("run.jsonl", "--format", "txt"), 3, "1 text files", "no picture 1")
     assert (convert.folder / "in/0001.txt").read_text() == "Picture 1."
 
 
@@ -296,7 +297,7 @@ def test_killed_in_the_middle(convert, name, moment):
     content = convert.journal(600)
     target = convert.folder / name
     target.write_bytes(b"an earlier export")
-    process = convert.dying(moment, "run.jsonl", "-o", name)
+    process = convert.dying(moment, "run.jsonl", "-o", name, "--overwrite")
     assert process.returncode == -signal.SIGKILL, process.stderr
     if moment == "compaction is done":
         assert len(ids_in(target)) == 600
@@ -304,7 +305,7 @@ def test_killed_in_the_middle(convert, name, moment):
         assert target.read_bytes() == b"an earlier export"
     assert (convert.folder / "run.jsonl").read_bytes() == content
     assert any(each.endswith(".partial") for each in convert.names()) == (moment.split()[-1] in ("writes", "ends"))
-    assert_ends(convert("run.jsonl", "-o", name), 0)
+    assert_ends(convert("run.jsonl", "-o", name, "--overwrite"), 0)
     assert len(ids_in(target)) == 600
     assert convert.names() == sorted(["run.jsonl", name])  # and what the killed one left is gone
 
@@ -318,7 +319,7 @@ def largest_file(num_bytes: int) -> Callable[[], None]:
 def test_no_room_for_the_file(convert, name):
     convert.journal(600)
     (convert.folder / name).write_bytes(b"an earlier export")
-    process = convert("run.jsonl", "-o", name, preexec_fn=largest_file(5_000))
+    process = convert("run.jsonl", "-o", name, "--overwrite", preexec_fn=largest_file(5_000))
     assert_ends(process, 1, f"can't write {name}", "File too large", "hint:")
     assert (convert.folder / name).read_bytes() == b"an earlier export"
     assert convert.names() == sorted(["run.jsonl", name])
@@ -345,7 +346,7 @@ def test_no_partial_file_is_taken_from_a_process_that_lives(convert):
 def test_interrupted(convert, name):
     convert.journal(600)
     (convert.folder / name).write_bytes(b"an earlier export")
-    process = convert.dying("compaction writes", "run.jsonl", "-o", name, number=signal.SIGINT)
+    process = convert.dying("compaction writes", "run.jsonl", "-o", name, "--overwrite", number=signal.SIGINT)
     assert_ends(process, 130)
     assert (convert.folder / name).read_bytes() == b"an earlier export"
     assert convert.names() == sorted([name, "run.jsonl"])

@@ -37,7 +37,7 @@ def convert(
     ] = None,
     sort: Annotated[bool, option("--sort", help="By id, then type, style and language.")] = False,
     limit: Annotated[int | None, option("--limit", help="Only the first N records.")] = None,
-    overwrite: Annotated[bool, option("--overwrite", help="txt, xmp: replace files with another content.")] = False,
+    overwrite: Annotated[bool, option("--overwrite", help="Replace a file that is there.")] = False,
     shard_bytes: Annotated[
         int, option("--shard-bytes", help="webdataset: begin another archive after so many bytes.")
     ] = 1_000_000_000,

@@ -109,6 +109,7 @@ class Pipeline:
         self._planned: queue.Queue[Request | BaseException | None] = queue.Queue(_WINDOW)
         self._window = threading.Semaphore(_WINDOW)
         self._in_flight: dict[str, tuple[int, Request]] = {}
+        self._holders: dict[int, int] = {}  # id of a content -> requests in flight that hold it
         self._num_held_bytes = 0
         self._held_changed = threading.Condition()
 
@@ -154,20 +155,34 @@ class Pipeline:
         return [dataclasses.replace(each, num_following=last - place) for place, each in enumerate(wanted)]
 
     def _hold(self, request: Request) -> None:
-        """Wait until there is room for what the last request of an item keeps in memory; one item always has room."""
-        size = 0 if request.num_following else request.item.media.num_held_bytes
-        if not size:
+        """Wait until there is room for what a request keeps in memory; a single content always has room.
+
+        The pages of a document share theirs, so it is counted once.
+        """
+        content = request.item.media.content
+        if content is None:
             return
         with self._held_changed:
-            while self._num_held_bytes and self._num_held_bytes + size > _MAX_HELD_BYTES and not self._stop.is_set():
+            while (
+                id(content) not in self._holders
+                and self._num_held_bytes
+                and self._num_held_bytes + len(content) > _MAX_HELD_BYTES
+                and not self._stop.is_set()
+            ):
                 self._held_changed.wait(IDLE_SECONDS)
-            self._num_held_bytes += size
+            num_holders = self._holders.get(id(content), 0)
+            self._holders[id(content)] = num_holders + 1
+            self._num_held_bytes += 0 if num_holders else len(content)
 
     def _let_go(self, request: Request) -> None:
-        size = 0 if request.num_following else request.item.media.num_held_bytes
-        if size:
-            with self._held_changed:
-                self._num_held_bytes -= size
+        content = request.item.media.content
+        if content is None:
+            return
+        with self._held_changed:
+            self._holders[id(content)] -= 1
+            if not self._holders[id(content)]:
+                del self._holders[id(content)]
+                self._num_held_bytes -= len(content)
                 self._held_changed.notify()
 
     def _put(self, entry: Request | BaseException | None) -> None:

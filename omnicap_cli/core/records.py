@@ -38,11 +38,6 @@ class MediaRef:
     span: Span | None = None
     content: bytes | None = field(default=None, repr=False)
 
-    @property
-    def num_held_bytes(self) -> int:
-        """What it keeps in memory beyond itself."""
-        return len(self.content) if self.content is not None else 0
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:

@@ -33,7 +33,9 @@ _TYPES: Final = {
 
 def journal_beside(output: Path) -> Path:
     """Where the journal of an output in another form is."""
-    return output.with_name(f"{output.name}.journal.jsonl") if output.name else output / "captions.journal.jsonl"
+    if output.name in ("", ".."):
+        return output / "captions.journal.jsonl"
+    return output.with_name(f"{output.name}.journal.jsonl")
 
 
 def find_journal(path: Path) -> Path:
@@ -120,7 +122,7 @@ class RunMeta:
             if any(not isinstance(values[name], kind) for name, kind in _TYPES.items() if name in values):
                 return None
             return cls(**{"folder": None} | values)  # earlier versions noted no folder; it is not where we are now
-        except (OSError, ValueError, TypeError, AttributeError):
+        except (OSError, ValueError, TypeError, AttributeError, RuntimeError):  # the last for links in a circle
             return None
 
     def _is_alive(self) -> bool:

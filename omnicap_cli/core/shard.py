@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
+import hashlib
 import re
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 from omnicap_cli.errors import OptionError
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Part `index` (from 0) of `num_shards`: every num_shards-th element, so that all parts are the whole."""
+    """Part `index` (from 0) of `num_shards`. Everything belongs to one part, so all parts are the whole."""
 
     index: int
     num_shards: int
@@ -31,6 +27,11 @@ class Shard:
     def __str__(self) -> str:
         return f"{self.index}/{self.num_shards}"
 
-    def of(self, whole: Iterable[T]) -> Iterator[T]:
-        """The elements of this part, in order."""
-        return itertools.islice(whole, self.index, None, self.num_shards)
+    def takes_name(self, name: str) -> bool:
+        """Whether what is called so belongs here. A name keeps its shard, whatever else comes or goes."""
+        digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        return int.from_bytes(digest, "big") % self.num_shards == self.index
+
+    def takes_number(self, number: int) -> bool:
+        """Whether the `number`th of a row (from 0) belongs here: the parts differ by one at most."""
+        return number % self.num_shards == self.index

@@ -82,13 +82,15 @@ class WorkerPool:
             for request in requests:
                 if stop.is_set() or self._closing:
                     break
-                if isinstance(request, Request) and request.item.error:
+                if not isinstance(request, Request):
+                    continue
+                if request.item.error:
                     self._done.put(Result.failed(request, request.item.error))
-                elif isinstance(request, Request):
+                else:
                     task.append(request)
-                    if not request.num_following:
-                        self._put(task, stop)
-                        task = []
+                if not request.num_following and task:
+                    self._put(task, stop)
+                    task = []
         except BaseException as error:  # noqa: BLE001  handed to the thread that runs the engine, which raises it
             self._done.put(error)
         finally:

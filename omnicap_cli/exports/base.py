@@ -25,6 +25,8 @@ from omnicap_cli.exports.reading import Entry, JournalReader, Record, text_of
 from omnicap_cli.media.pictures import PictureFile, Pictures
 
 STDOUT: Final = "-"
+REPLACE_HINT: Final = "Choose another name with -o, or pass --overwrite to replace it."
+NO_PICTURE: Final = "no picture"  # a reason to leave a record out: it isn't found any more
 _CHUNK_BYTES: Final = 1 << 16
 
 
@@ -91,7 +93,8 @@ class ExportConfig:
 
     `output` is a path, as it was typed (a slash at its end makes it a folder); "-" is stdout, and so is None, but for
     the form `txt`, which then puts its files beside the pictures. `format` and `output` as `choose_format` takes them.
-    `limit` counts records. `image_root` is where relative paths of pictures begin; `transfer` is how pictures elsewhere
+    `limit` counts records. A target that is there is only replaced with `overwrite`. `image_root` is where relative
+    paths of pictures begin; `transfer` is how pictures elsewhere
     are fetched.
     """
 
@@ -108,11 +111,13 @@ class ExportConfig:
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise OptionError("--limit", self.limit, "is not a number of records; give 1 or more")
+        if self.image_root is not None and not os.path.isdir(self.image_root):
+            raise OptionError("--image-root", self.image_root, "is not a folder")
         if self.shard_bytes < 1:
             raise OptionError("--shard-bytes", self.shard_bytes, "is too small; give 1 or more")
         spec = FORMATS[self.form]
         if self.target is not None:
-            _check_target(str(self.output), self.target, spec)
+            _check_target(str(self.output), self.target, spec, overwrite=self.overwrite)
         elif spec.target == "file" or (self.output is not None and spec.target == "folder"):
             raise OptionError("--format", self.form, "can't go to the standard output", hint="Name a target with -o.")
 
@@ -144,7 +149,7 @@ class Outcome:
     @property
     def exit_code(self) -> int:
         """0, or 3 where something is not as the journal has it."""
-        return ITEMS_FAILED if self.num_conflicts else 0
+        return ITEMS_FAILED if self.num_conflicts or self.left_out[NO_PICTURE] else 0
 
     def summary(self, target: Path | None) -> str:
         """All in one line."""
@@ -188,9 +193,13 @@ class ExportJob:
         return (entry.record for entry in self.entries(grouped=grouped))
 
     def captions_by_picture(self) -> Iterator[list[Record]]:
-        """The records of each picture that have a caption, the newest for each prompt; others are counted."""
+        """The records of each picture that have a caption, the newest for each prompt; errors alone are counted."""
         for _, group in itertools.groupby(self.records(grouped=True), lambda record: text_of(record, "id")):
-            newest = {tuple(text_of(each, name) for name in ("type", "style", "lang")): each for each in group}
+            newest: dict[tuple[str, ...], Record] = {}
+            for each in group:
+                asked = tuple(text_of(each, name) for name in ("type", "style", "lang", "prompt"))
+                if each["status"] == "ok" or newest.get(asked, each)["status"] != "ok":
+                    newest[asked] = each
             captioned = [
                 each for each in newest.values() if each["status"] == "ok" and isinstance(each.get("caption"), str)
             ]
@@ -233,22 +242,35 @@ def export(config: ExportConfig, *, show: Callable[[bytes], object]) -> Outcome:
     journal = find_journal(config.journal)
     _check_is_no_source(config, journal)
     with JournalReader(journal) as reader:
-        pictures = Pictures(folders=_folders(config, journal), transfer=config.transfer)
+        meta = RunMeta.read(journal)
+        pictures = Pictures(
+            folders=_folders(config, meta),
+            image_key=meta.settings.get("image_key") if meta else None,
+            transfer=config.transfer,
+        )
         job = ExportJob(config=config, reader=reader, show=show, pictures=pictures)
         FORMATS[config.form].write(job)
         if reader.num_broken_lines:
             job.outcome.warnings.append(f"{reader.num_broken_lines:,} broken lines of {journal} were passed over")
         if not reader.num_records:
             job.outcome.warnings.append(f"{journal} holds no records")
+        job.outcome.warnings += _unfinished(journal, meta)
+        if lost := job.outcome.left_out[NO_PICTURE]:
+            job.outcome.warnings.append(f"{lost:,} pictures were not found; --image-root tells where their paths begin")
         return job.outcome
 
 
-def _folders(config: ExportConfig, journal: Path) -> tuple[str, ...]:
+def _folders(config: ExportConfig, meta: RunMeta | None) -> tuple[str, ...]:
     """Where relative paths of pictures may begin: as the user says, else where the run was, else here."""
     if config.image_root is not None:
         return (config.image_root,)
-    meta = RunMeta.read(journal)
     return (meta.folder, "") if meta and meta.folder else ("",)
+
+
+def _unfinished(journal: Path, meta: RunMeta | None) -> Iterator[str]:
+    if meta and meta.state_now != "finished":
+        left = f", {meta.num_left:,} requests are left" if meta.num_left else ""
+        yield f"the run of {journal} is not finished ({meta.state_now}{left}); this is what there is"
 
 
 class _Chunks:
@@ -273,7 +295,7 @@ def _names_folder(output: Path | str) -> bool:
     return str(output).endswith(("/", os.sep))
 
 
-def _check_target(output: str, target: Path, spec: ExportSpec) -> None:
+def _check_target(output: str, target: Path, spec: ExportSpec, *, overwrite: bool) -> None:
     try:
         is_there, is_folder, is_file = target.exists(), target.is_dir(), target.is_file()
         is_journal = RunMeta.path_of(target).exists()
@@ -283,14 +305,16 @@ def _check_target(output: str, target: Path, spec: ExportSpec) -> None:
         if is_there and not is_folder:
             raise OptionError("--output", output, "is there and is not a folder")
     elif (is_there and not is_file) or _names_folder(output):
-        raise OptionError("--output", output, "is not a file")
+        raise OptionError("--output", output, "is not a file", hint="For the standard output leave -o out.")
     elif is_journal:
         raise OptionError("--output", output, "is the journal of a run", hint="Choose another name with -o.")
+    elif is_there and not overwrite:
+        raise OptionError("--output", output, "is there already", hint=REPLACE_HINT)
 
 
 def _check_is_no_source(config: ExportConfig, journal: Path) -> None:
-    for source in (journal, RunMeta.path_of(journal)):
-        with contextlib.suppress(OSError):  # one of them isn't there
+    with contextlib.suppress(OSError, RuntimeError):  # one of them isn't there, or is a link in a circle
+        for source in (journal, RunMeta.path_of(journal)):
             if config.target is not None and os.path.samefile(source, config.target):
                 problem = "is the journal itself, or the note beside it"
                 raise OptionError("--output", config.output, problem, hint="Choose another name with -o.")

@@ -13,7 +13,7 @@ from typing import Any, Final
 import orjson
 
 from omnicap_cli.core.prompts import Catalogue
-from omnicap_cli.exports.base import ExportJob
+from omnicap_cli.exports.base import NO_PICTURE, ExportJob
 from omnicap_cli.exports.paths import Name, Place, fitted, put_file, with_digest
 from omnicap_cli.exports.reading import Entry, NewestOf, Record, text_of
 
@@ -95,9 +95,9 @@ class _Asked:
     def observe(self, entry: Entry) -> None:
         """Take in a record."""
         id, name, sha = _subject(entry.record)
-        self._by_id.observe(entry.offset, id)
-        self._by_name.observe(entry.offset, id, name)
-        self._by_prompt.observe(entry.offset, id, name, sha)
+        self._by_id.observe(entry, id)
+        self._by_name.observe(entry, id, name)
+        self._by_prompt.observe(entry, id, name, sha)
 
     def is_newest(self, entry: Entry) -> bool:
         """Whether no later record answers the same for the same id."""
@@ -127,7 +127,7 @@ class _Writer:
         question = None if reason else self._question_of(record)
         image = None if reason else self._pictures.path_of(record)
         if question is None or image is None:
-            self._left_out[reason or ("prompt not known" if question is None else "no picture file")] += 1
+            self._left_out[reason or ("prompt not known" if question is None else self._pictures.why_none)] += 1
             return None
         self.num_reworded += self._is_reworded(record)
         task = task_type(*(text_of(record, name) for name in ("type", "style", "lang")))
@@ -143,10 +143,10 @@ class _Writer:
     def _unfit(self, entry: Entry) -> str | None:
         record = entry.record
         caption = record.get("caption")
-        if not self._asked.is_newest(entry):
-            return "older than another of the same id"
         if record.get("status") != "ok" or not isinstance(caption, str):
             return "errors"
+        if not self._asked.is_newest(entry):
+            return "older than another of the same id"
         if not caption.strip():
             return "empty"
         return _CUT.get(text_of(record, "finish_reason"))
@@ -169,6 +169,7 @@ class _Pictures:
         # relative paths count from where the run was, and so can this one only if that is here
         is_here = target is not None and Path(job.folders[0]).resolve() == Path().resolve()
         self._folder = f"{target if is_here else target.absolute()}.images" if target else None
+        self.why_none = NO_PICTURE if target else "no place for its picture"
         self._picture_of = job.picture_of
         self._latest: tuple[Place | None, str | None] = (None, None)
 

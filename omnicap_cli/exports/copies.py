@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Final
 
 from omnicap_cli.core.journal import write_error
+from omnicap_cli.core.keyindex import KeyIndex
 from omnicap_cli.errors import ItemError
-from omnicap_cli.exports.base import ExportJob
-from omnicap_cli.exports.paths import Name, Place, fitted, put_file
-from omnicap_cli.exports.reading import Record, text_of
+from omnicap_cli.exports.base import NO_PICTURE, ExportJob
+from omnicap_cli.exports.paths import Name, Place, UniqueNames, fitted, put_file
+from omnicap_cli.exports.reading import Record, digest, text_of
 from omnicap_cli.exports.xmp import CaptionNote, embed, sidecar
+from omnicap_cli.media.names import IMAGE_SUFFIXES
 
 SIDECAR_SUFFIX: Final = ".xmp"
 
@@ -24,16 +26,25 @@ def write_copies(job: ExportJob) -> None:
     """See `ExportJob`. What can't take a caption is copied as it is, with the caption in a file NAME.xmp beside it."""
     assert job.config.target is not None, "write_copies has a folder: ExportConfig asks for one"
     job.outcome.unit = "pictures"
+    names = UniqueNames()
+    job.reader.scan(lambda entry: names.claim(_full_name(entry.record)))
+    written = KeyIndex()
     for records in job.captions_by_picture():
         if records[0].get("page") is not None:
             job.outcome.left_out["pages of documents"] += len(records)
             continue
         picture = job.picture_of(records[0])
         if picture is None:
-            job.outcome.left_out["no picture"] += 1
+            job.outcome.left_out[NO_PICTURE] += 1
             continue
-        name = Name.mirrored(Place.of(records[0]))
-        path = os.path.join(job.config.target, name.folder, fitted(name.full))
+        name = _full_name(records[0])
+        chosen = names.of(name)
+        suffix = "" if os.path.splitext(chosen)[1].lower() in IMAGE_SUFFIXES else picture.suffix
+        path = os.path.join(job.config.target, name.folder, fitted(chosen, suffix))
+        if written.get(digest(path)) is not None:
+            job.outcome.left_out["a copy of the picture has another caption"] += 1
+            continue
+        written.set(digest(path), 1)
         notes = [_note(record) for record in records]
         content = embed(picture.content, notes)
         if _is_original(job, records[0], path):
@@ -47,6 +58,12 @@ def write_copies(job: ExportJob) -> None:
             f"{job.outcome.num_conflicts:,} files were there with another content, and were left alone "
             "(--overwrite replaces them)"
         )
+
+
+def _full_name(record: Record) -> Name:
+    """A copy is called as its picture is, suffix and all; if two would be, they are told apart by a digest."""
+    name = Name.mirrored(Place.of(record))
+    return name._replace(stem=name.full)
 
 
 def _note(record: Record) -> CaptionNote:

@@ -156,7 +156,7 @@ class JournalReader:
 
 
 class NewestOf:
-    """Which record of a subject (a picture and what was asked of it, say) comes last in the file.
+    """Which record of a subject (a picture and what was asked of it, say) counts: the last, or the last without error.
 
     Two of one subject have different keys where the picture or the model changed between runs. 24 bytes of memory each.
     """
@@ -169,13 +169,17 @@ class NewestOf:
         self._offsets.fold()
         return len(self._offsets)
 
-    def observe(self, offset: int, *subject: str) -> None:
-        """There is a record of `subject` at `offset`; call it in the order of the file."""
-        self._offsets.set(digest(*subject), offset)
+    def observe(self, entry: Entry, *subject: str) -> None:
+        """There is a record of `subject`; call it in the order of the file."""
+        key, is_ok = digest(*subject), entry.record.get("status") == "ok"
+        known = self._offsets.get(key)
+        if is_ok or known is None or not known & 1:
+            self._offsets.set(key, entry.offset << 1 | is_ok)
 
     def has(self, offset: int, *subject: str) -> bool:
-        """Whether the record at `offset` is the newest of `subject`."""
-        return self._offsets.get(digest(*subject)) == offset
+        """Whether the record at `offset` is the one of `subject` that counts."""
+        known = self._offsets.get(digest(*subject))
+        return known is not None and known >> 1 == offset
 
 
 def text_of(record: Record, name: str) -> str:

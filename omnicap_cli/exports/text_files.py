@@ -15,7 +15,7 @@ from typing import Final
 import orjson
 
 from omnicap_cli import __version__
-from omnicap_cli.exports.base import ExportJob, Outcome
+from omnicap_cli.exports.base import NO_PICTURE, ExportJob, Outcome
 from omnicap_cli.exports.paths import Name, Place, UniqueNames, fitted, put_file
 from omnicap_cli.exports.reading import Entry, NewestOf, Record, text_of
 from omnicap_cli.media.names import is_url, path_of_shown
@@ -60,7 +60,7 @@ class _Writer:
         self._asked.add(_asked(entry.record))
         if isinstance(name, Name):
             self._names.claim(name)
-            self._newest.observe(entry.offset, name.picture, *_asked(entry.record))
+            self._newest.observe(entry, name.picture, *_asked(entry.record))
 
     def take(self, entry: Entry) -> None:
         """Write the file of a record, or count why there is none."""
@@ -84,9 +84,9 @@ class _Writer:
         if self._target is not None:
             return Name.mirrored(place)
         if is_url(place.file) or place.member is not None:
-            return "no file of its own"
+            return "no file of its own: name a folder with -o"
         path = _existing(self._folders, place.file)
-        return "picture not found" if path is None else Name.beside(path, place)
+        return NO_PICTURE if path is None else Name.beside(path, place)
 
     def _path_of(self, name: Name, record: Record) -> str:
         suffix = "".join(f".{_NOT_IN_WORD.sub('_', word)}" for word in self._words(record)) + SUFFIX

@@ -20,10 +20,13 @@ import orjson
 
 from omnicap_cli.core.atomic import PARTIAL_SUFFIX, sync_folder
 from omnicap_cli.core.journal import write_error
-from omnicap_cli.exports.base import ExportJob, remove_leftovers
+from omnicap_cli.errors import OptionError
+from omnicap_cli.exports.base import NO_PICTURE, REPLACE_HINT, ExportJob, remove_leftovers
 from omnicap_cli.exports.reading import Record, text_of
+from omnicap_cli.exports.tables import json_text
 
-_NUMBER: Final = re.compile(r"%0?(\d*)d")
+_PARTIAL: Final = re.compile(r"\.(.+)\.\d+" + re.escape(PARTIAL_SUFFIX))
+_NUMBER: Final = re.compile(r"%0?(\d{0,2})d")
 _UNSAFE: Final = re.compile(r"[^\w-]")  # a dot would begin another suffix
 _DIGITS: Final = 6
 _KEY_DIGITS: Final = 9
@@ -41,7 +44,7 @@ def write_webdataset(job: ExportJob) -> None:
     job.outcome.unit = "samples"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _Shards(target, job.config.shard_bytes) as shards:
+        with _Shards(job, target) as shards:
             for sample in _samples(job):
                 shards.add(f"{job.outcome.num_written:0{_KEY_DIGITS}}", sample)
                 job.outcome.num_written += 1
@@ -56,7 +59,7 @@ def _samples(job: ExportJob) -> Iterator[list[_File]]:
     for records in job.captions_by_picture():
         picture = job.picture_of(records[0])
         if picture is None:
-            job.outcome.left_out["no picture"] += len(records)
+            job.outcome.left_out[NO_PICTURE] += len(records)
         else:
             yield [_File(picture.suffix, picture.content), *_texts(records)]
 
@@ -64,25 +67,45 @@ def _samples(job: ExportJob) -> Iterator[list[_File]]:
 def _texts(records: list[Record]) -> Iterator[_File]:
     """The JSON and text of a picture's first caption; the others stand in `captions`, and have texts of their own."""
     first, *others = records
-    yield _File(".json", orjson.dumps({**first, "captions": records} if others else first))
+    yield _File(".json", json_text({**first, "captions": records} if others else first).encode())
     yield _File(".txt", text_of(first, "caption").encode())
-    with_lang = len({text_of(each, "lang") for each in records}) > 1
+    words = [name for name in ("type", "lang") if len({text_of(each, name) for each in records}) > 1]
+    taken: set[str] = set()
     for record in others:
-        names = [text_of(record, "style"), text_of(record, "lang")] if with_lang else [text_of(record, "style")]
+        names = [text_of(record, name) for name in ("type", "style", "lang") if name == "style" or name in words]
         suffix = "".join("." + _UNSAFE.sub("_", name) for name in names)
-        yield _File(f"{suffix}.txt", text_of(record, "caption").encode())
+        number = next(number for number in itertools.count(1) if f"{suffix}.{number}" not in taken)
+        taken.add(f"{suffix}.{number}")
+        yield _File(f"{suffix}.txt" if number == 1 else f"{suffix}.{number}.txt", text_of(record, "caption").encode())
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether an archive begins with a sample as they are written here."""
+    with contextlib.suppress(tarfile.TarError, OSError, ValueError, EOFError), tarfile.open(path, "r:") as archive:
+        for info in itertools.islice(archive, 2):
+            file = archive.extractfile(info) if info.name.endswith(".json") and info.isreg() else None
+            record = orjson.loads(file.read()) if file else None
+            if isinstance(record, dict):
+                return "key" in record and "caption" in record and info.name.split(".")[0].isdecimal()
+    return False
 
 
 class _Shards:
-    """Archives that get their names when all of them are whole. Only shards of the same name make way for them."""
+    """Archives that get their names when all of them are whole. What is there makes way only if it may."""
 
-    def __init__(self, target: Path, shard_bytes: int) -> None:
+    def __init__(self, job: ExportJob, target: Path) -> None:
         self.num_removed = 0
-        self._target, self._shard_bytes = target, shard_bytes
+        self._target, self._shard_bytes = target, job.config.shard_bytes
+        self._overwrite, self._pictures = job.config.overwrite, job.pictures
         self._partials: list[Path] = []
         self._archive: tarfile.TarFile | None = None
 
     def __enter__(self) -> _Shards:
+        self._check_free(self._numbered(0))
+        for name in os.listdir(self._target.parent):
+            match = _PARTIAL.fullmatch(name)
+            if match and self._is_numbered(match[1]):  # left by an export that was killed
+                remove_leftovers(self._target.with_name(match[1]))
         return self
 
     def __exit__(
@@ -126,18 +149,34 @@ class _Shards:
 
     def _rename(self) -> None:
         alone = len(self._partials) == 1 and not _NUMBER.search(self._target.name)
-        for number, partial in enumerate(self._partials):
-            partial.replace(self._target if alone else self._numbered(number))
-        self._remove_stale(0 if alone else len(self._partials), alone=alone)
+        finals = [self._target] if alone else [self._numbered(number) for number in range(len(self._partials))]
+        for final in finals:
+            self._check_free(final)
+        for partial, final in zip(self._partials, finals, strict=True):
+            partial.replace(final)
+        if self._overwrite:
+            self._remove_stale(0 if alone else len(finals), alone=alone)
         sync_folder(self._target.parent)
 
+    def _check_free(self, final: Path) -> None:
+        """Raise OptionError where an archive may not be replaced: without --overwrite, or as the home of pictures."""
+        if final.exists() and not self._overwrite:
+            raise OptionError("--output", str(final), "is there already", hint=REPLACE_HINT)
+        if final.resolve() in self._pictures.containers:
+            raise OptionError("--output", str(final), "is where the pictures come from", hint="Choose another name.")
+
     def _remove_stale(self, number: int, *, alone: bool) -> None:
-        """What an earlier export left that had more archives, or only one."""
-        stale = [] if alone or not self._target.exists() else [self._target]
+        """What an earlier export left that had more archives, or only one: no archive that is anybody else's."""
+        stale = [] if alone else [self._target]
         stale += itertools.takewhile(Path.exists, map(self._numbered, itertools.count(number)))
         for path in stale:
-            path.unlink()
-        self.num_removed = len(stale)
+            if path.exists() and _is_ours(path) and path.resolve() not in self._pictures.containers:
+                path.unlink()
+                self.num_removed += 1
+
+    def _is_numbered(self, name: str) -> bool:
+        number = re.search(r"\d+(?=\D*$)", name)
+        return number is not None and self._numbered(int(number[0])).name == name
 
     def _numbered(self, number: int) -> Path:
         """`out.tar` as out-000007.tar; a name with %06d says itself where the number goes."""

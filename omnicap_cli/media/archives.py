@@ -18,9 +18,11 @@ import orjson
 
 from omnicap_cli.core.records import Span
 from omnicap_cli.errors import DecodeError, EmptyFileError, ItemError, ManifestError, TooLargeError, UnsupportedError
+from omnicap_cli.media.manifests import plain
 
 _BLOCK_BYTES: Final = tarfile.BLOCKSIZE
 _MAX_COLUMN_BYTES: Final = 16 << 20
+_MAX_SAMPLE_BYTES: Final = 32 << 20  # held while more of a sample may come
 _BROKEN: Final = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, OSError, ValueError)
 
 
@@ -55,8 +57,10 @@ def members(file: BinaryIO, *, wanted: Callable[[str], bool], in_place: bool, ma
         # ENCODING is not the system's, which would make ids differ between machines
         with tarfile.open(fileobj=file, mode="r:" if in_place else "r|*", encoding="utf-8") as archive:
             for info in archive:
+                if info.size < 0:  # tarfile would go round in a circle
+                    raise DecodeError(f"the archive is damaged at its member {info.name}; what came before was taken")
                 archive.members = []  # type: ignore[attr-defined]  # it would grow with every member
-                if sample.key != (key := _sample_key(info.name)):
+                if sample.key != (key := _sample_key(info.name)) or sample.num_bytes > _MAX_SAMPLE_BYTES:
                     yield from sample.finished()
                     sample = _Sample(key)
                 _take(sample, archive, info, wanted(info.name), in_place=in_place, max_bytes=max_bytes)
@@ -81,6 +85,11 @@ class _Sample:
     pictures: list[Member] = field(default_factory=list)
     columns: dict[str, Any] = field(default_factory=dict)
     error: ItemError | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the pictures that are held."""
+        return sum(len(picture.content or b"") for picture in self.pictures)
 
     def finished(self) -> Iterator[Member]:
         for picture in self.pictures:
@@ -134,9 +143,8 @@ def _add_columns(sample: _Sample, name: str, content: bytes) -> None:
         sample.columns["txt"] = content.decode("utf-8-sig", "replace")
         return
     try:
-        value = orjson.loads(content)
-        orjson.dumps(value)  # what can be read may be nested too deep to be written again
-    except (orjson.JSONDecodeError, TypeError) as error:
+        value = plain(orjson.loads(content))
+    except (orjson.JSONDecodeError, ManifestError) as error:
         sample.error = ManifestError(f"its {name} can't be read: {error}")
         return
     sample.columns |= value if isinstance(value, dict) else {"json": value}

@@ -11,6 +11,7 @@ from omnicap_cli.core.child import Child, ChildDiedError, messages, private_pipe
 from omnicap_cli.core.records import MediaRef, Transfer
 from omnicap_cli.errors import DecodeError, OmnicapError
 from omnicap_cli.media.names import is_url
+from omnicap_cli.media.remote import fetch
 
 
 class PageCounter:
@@ -22,19 +23,31 @@ class PageCounter:
 
     def num_pages(self, media: MediaRef, transfer: Transfer) -> int:
         """See `pdf.num_pages`. Raises an ItemError."""
+        if is_url(media.path) and media.content is None:  # fetched here, where several threads can wait at once
+            media = replace(media, content=fetch(media.path, transfer))
         with self._lock:
-            if self._child is None:
-                self._child = Child("omnicap_cli.media.counting:serve")
-                atexit.register(self._child.kill)
-            self._child.send((_whole(media), transfer))
             try:
-                answer: int | OmnicapError = self._child.receive()
-            except ChildDiedError as death:
-                atexit.unregister(self._child.kill)
-                self._child = None
-                answer = DecodeError(f"it crashed the process that counted its pages ({death})")
+                answer = self._ask(media, transfer)
+            except ChildDiedError:  # of something else, perhaps: this file gets a process of its own
+                try:
+                    answer = self._ask(media, transfer)
+                except ChildDiedError as death:
+                    answer = DecodeError(f"it crashed the process that counted its pages ({death})")
         if isinstance(answer, OmnicapError):
             raise answer
+        return answer
+
+    def _ask(self, media: MediaRef, transfer: Transfer) -> int | OmnicapError:
+        if self._child is None:
+            self._child = Child("omnicap_cli.media.counting:serve")
+            atexit.register(self._child.kill)
+        self._child.send((_whole(media), transfer))
+        try:
+            answer: int | OmnicapError = self._child.receive()
+        except ChildDiedError:
+            atexit.unregister(self._child.kill)
+            self._child = None
+            raise
         return answer
 
 

@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from typing import Final
 
 from omnicap_cli.errors import AccessError, DecodeError, DownloadError, NotFoundError, OmnicapError, TooLargeError
-from omnicap_cli.media.names import printable, without_credentials
+from omnicap_cli.media.names import printable
 
 TRY_AGAIN: Final = "try again with --retry-failed"
 _MAX_CHARACTERS: Final = 300
 _MAX_LAYERS: Final = 10
+_USER: Final = re.compile(r"(?<=://)[^/\s]*@")
 _QUERY: Final = re.compile(r"(://[^\s?#'\"]*)[?#][^\s'\")]*")
 _OF_OPENSSL: Final = re.compile(r"^\[SSL: \w+\] | \(_ssl\.c:\d+\)$")
 _DAMAGED: Final = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError)
@@ -27,7 +28,7 @@ _PACKAGES: Final = {"smbclient": "smbprotocol", "libarchive": "libarchive-c"}  #
 
 def one_line(text: str) -> str:
     """`text` without line breaks, control characters and secrets of URLs, cut where it is very long."""
-    text = _QUERY.sub(r"\1", without_credentials(" ".join(text.split())))
+    text = _QUERY.sub(r"\1", _USER.sub("", " ".join(text.split())))
     return printable(text if len(text) <= _MAX_CHARACTERS else text[:_MAX_CHARACTERS] + "…")
 
 

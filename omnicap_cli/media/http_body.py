@@ -11,7 +11,7 @@ import io
 import re
 import zlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import requests
@@ -34,7 +34,7 @@ _CHANGED: Final = f"the file changed while it was read; {TRY_AGAIN}"
 _BROKEN: Final = (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError)
 
 
-def opened(url: str, transfer: Transfer, max_bytes: int | None = None) -> BinaryIO:
+def opened(url: str, transfer: Transfer, max_bytes: int | None = None) -> io.BufferedReader:
     """A file from its first byte on. Raises an ItemError, here or from `read`.
 
     With `max_bytes` a file that declares more is refused, and all of it gets `num_retries`; without, each stretch that

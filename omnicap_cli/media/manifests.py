@@ -13,7 +13,10 @@ import datetime
 import decimal
 import gzip
 import io
+import itertools
+import json
 import math
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -23,9 +26,11 @@ import orjson
 from omnicap_cli.core.text import without_surrogates
 from omnicap_cli.errors import ManifestError
 from omnicap_cli.media.access import unreadable
+from omnicap_cli.media.names import printable
 
 _MAX_FIELD_BYTES: Final = 1 << 28  # of one CSV field; Python's default of 128 KiB is less than a long caption
 _MAX_MESSAGE: Final = 200
+_MAX_DEPTH: Final = 100
 _HEAD_BYTES: Final = 1024
 _ROWS_PER_BATCH: Final = 1024
 _PICTURES_PER_BATCH: Final = 16  # of parquet with the pictures inside
@@ -63,6 +68,12 @@ def rows(file: BufferedFile, name: str, image_key: str) -> Iterator[Row]:
         raise unreadable(error) from error
 
 
+def _broken(number: int, error: Exception) -> ManifestError:
+    if not number:
+        return ManifestError(f"it can't be read: {_one_line(error)}")
+    return ManifestError(f"broken after row {number}: {_one_line(error)}; the rows before that were taken")
+
+
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:_MAX_MESSAGE]
 
@@ -78,9 +89,12 @@ def parsed(line: bytes) -> dict[str, Any] | ManifestError:
     """The JSON object on one line."""
     try:
         row = orjson.loads(line)
-        orjson.dumps(row)  # columns can be read that are nested too deep to be written again
-    except (orjson.JSONDecodeError, TypeError) as error:
-        return ManifestError(f"not JSON: {error}")
+    except orjson.JSONDecodeError as error:
+        try:
+            row = json.loads(line)  # it takes NaN too, which Python writes
+            orjson.dumps(row)  # and lone surrogates, which no file can hold
+        except (ValueError, TypeError, RecursionError):
+            return ManifestError(f"not JSON: {error}")
     return row if isinstance(row, dict) else ManifestError("not a JSON object, so it has no columns")
 
 
@@ -99,38 +113,74 @@ def _json(file: BufferedFile, _image_key: str) -> Iterator[Row]:
         for number, row in enumerate(ijson.items(file, places, use_float=True, multiple_values=True), 1):
             yield Row(f"row={number}", row if isinstance(row, dict) else ManifestError("not a JSON object"))
     except (ijson.JSONError, UnicodeDecodeError, RecursionError) as error:
-        raise ManifestError(
-            f"broken after row {number}: {_one_line(error)}; the rows before that were taken"
-        ) from error
+        raise _broken(number, error) from error
 
 
 def _separated(delimiter: str) -> Callable[[BufferedFile, str], Iterator[Row]]:
     def read(file: BufferedFile, image_key: str) -> Iterator[Row]:
         csv.field_size_limit(_MAX_FIELD_BYTES)
         # names that are not UTF-8 are kept as the system spells them
+        if file.peek(2).startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise ManifestError("it is in UTF-16; convert it: iconv -f utf-16 -t utf-8")
         text = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
-        reader = csv.reader((line.replace("\0", "\ufffd") for line in text), delimiter=delimiter)
-        header = next(reader, None)
+        lines = (line.replace("\0", "\ufffd") for line in text)
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        header = _header(reader)
         if header is None:
             return
         _check_columns(header, image_key)
-        number = 0
-        try:
-            for number, fields in enumerate(reader, 1):
-                if fields:
-                    yield Row(f"row={number}", _row(header, fields))
-        except csv.Error as error:
-            raise ManifestError(f"broken after row {number}: {error}; the rows before that were taken") from error
+        for number in itertools.count(1):
+            try:
+                fields = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield Row(f"row={number}", ManifestError(_quoting_problem(error)))
+                continue
+            if fields:
+                yield Row(f"row={number}", _row(header, fields, image_key))
 
     return read
 
 
-def _row(header: list[str], fields: list[str]) -> dict[str, Any] | ManifestError:
+def _header(reader: Iterator[list[str]]) -> list[str] | None:
+    try:
+        header = next(reader, None)
+    except csv.Error as error:
+        raise ManifestError(f"its header can't be read: {_quoting_problem(error)}") from error
+    twice = [name for place, name in enumerate(header or ()) if name in (header or ())[:place]]
+    if twice:
+        raise ManifestError(f"its header has the column {twice[0]!r} twice")
+    return header
+
+
+def _quoting_problem(error: csv.Error) -> str:
+    if "unexpected end" in str(error):
+        return (
+            'a quote that is opened here is never closed, so all that follows is lost; write "" for a quote in a field'
+        )
+    return f"{error}; a field with a quote in it stands in quotes, and the quote is doubled"
+
+
+def _row(header: list[str], fields: list[str], image_key: str) -> dict[str, Any] | ManifestError:
     if len(fields) > len(header):
         return ManifestError(f"{len(fields)} fields where the header has {len(header)} columns; quote what has commas")
     if len(fields) < len(header):
         return ManifestError(f"{len(fields)} fields where the header has {len(header)} columns")
-    return dict(zip(header, fields, strict=True))
+    row = dict(zip(header, fields, strict=True))
+    if any(
+        not _is_unicode(value) for name, value in row.items() if name != image_key
+    ):  # names of files may be any bytes
+        return ManifestError("it isn't in UTF-8; convert the file, as with iconv -f latin1 -t utf-8")
+    return row
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _parquet(file: BufferedFile, image_key: str) -> Iterator[Row]:
@@ -149,9 +199,7 @@ def _parquet(file: BufferedFile, image_key: str) -> Iterator[Row]:
                 number += 1
                 yield Row(f"row={number}", row)
     except (pyarrow.ArrowException, ValueError, OverflowError) as error:
-        raise ManifestError(
-            f"broken after row {number}: {_one_line(error)}; the rows before that were taken"
-        ) from error
+        raise _broken(number, error) from error
 
 
 def _without_nanoseconds(batch: Any) -> Any:
@@ -166,17 +214,26 @@ def _without_nanoseconds(batch: Any) -> Any:
 
 
 def _check_columns(names: list[str], image_key: str) -> None:
-    if image_key not in names:
-        there = ", ".join(names[:20])
-        raise ManifestError(f"there is no column {image_key!r}, only {there}; name the right one with --image-key")
+    if image_key in names:
+        return
+    if len(names) == 1 and image_key in (split := re.split("[;\t|,]", names[0])):
+        separator = names[0][len(split[0])]
+        raise ManifestError(f"its columns seem to be separated by {separator!r}; .csv has commas, .tsv tabs")
+    there = ", ".join(map(printable, names[:20]))
+    raise ManifestError(f"there is no column {image_key!r}, only {there}; name the right one with --image-key")
 
 
-def plain(value: Any) -> Any:
-    """A value of a column as JSON can hold it: times in ISO 8601, bytes in base64, what is no number as null."""
+def plain(value: Any, depth: int = 0) -> Any:
+    """A value of a column as JSON can hold it: times in ISO 8601, bytes in base64, what is no number as null.
+
+    Raises ManifestError for what is nested deeper than any reader of JSON is sure to take.
+    """
+    if depth > _MAX_DEPTH:
+        raise ManifestError(f"a column is nested more than {_MAX_DEPTH} deep")
     if isinstance(value, Mapping):
-        return {str(name): plain(inner) for name, inner in value.items()}
+        return {without_surrogates(str(name)): plain(inner, depth + 1) for name, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(inner) for inner in value]
+        return [plain(inner, depth + 1) for inner in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:

@@ -23,7 +23,8 @@ PDF_SUFFIX: Final = ".pdf"
 ARCHIVE_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 _MEMBER: Final = "#member="
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-_CREDENTIALS: Final = re.compile(r"(?<=://)[^/\s]*@")
+_WEB_USER: Final = re.compile(r"(\b(?:https?|ftps?)://)[^/\s?#@]*@", re.IGNORECASE)
+_PASSWORD: Final = re.compile(r"(\b(?:sftp|ssh|smb|webdavs?)://[^/\s:?#@]*):[^/\s?#@]*@", re.IGNORECASE)
 _DOT_STEPS: Final = re.compile(r"(?<=/)(?:\./+)+|(?<=/)/+")
 
 
@@ -78,8 +79,11 @@ def shown_path(path: str) -> str:
 
 
 def without_credentials(text: str) -> str:
-    """`text` without the user name and password of each URL in it: they must not get into any file or message."""
-    return _CREDENTIALS.sub("", text)
+    """`text` without the passwords of URLs in it: they must not get into any file.
+
+    Other protocols (`github://org:repo@branch/…`) have an @ that is no secret.
+    """
+    return _PASSWORD.sub(r"\1@", _WEB_USER.sub(r"\1", text))
 
 
 def plain_path(path: str) -> str:

@@ -32,12 +32,12 @@ def opened(media: MediaRef, transfer: Transfer) -> Iterator[BinaryIO]:
 def _fetched(media: MediaRef, transfer: Transfer) -> bytes:
     if media.page is None:
         return remote.fetch(media.path, transfer)
-    if media.path not in _last_fetched:
+    content = _last_fetched.get(media.path)
+    if content is None:
         content = remote.fetch(media.path, transfer)
         _last_fetched.clear()
         _last_fetched[media.path] = content
-        return content
-    return _last_fetched[media.path]
+    return content
 
 
 def _part(path: str, span: Span, transfer: Transfer) -> bytes:

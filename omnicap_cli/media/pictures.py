@@ -9,7 +9,8 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 
 from omnicap_cli.core.records import Item, MediaRef, Settings, Span, Transfer
 from omnicap_cli.errors import DecodeError, NotFoundError
@@ -18,6 +19,7 @@ from omnicap_cli.media.access import open_file
 from omnicap_cli.media.names import (
     IMAGE_SUFFIXES,
     PDF_SUFFIX,
+    bare,
     is_archive,
     is_media_name,
     is_url,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from omnicap_cli.media.decode import Pixels
 
 _MAX_PASSED_BYTES: Final = 1 << 26  # of members that a stream went past, for records that come a little later
+_NUM_ARCHIVES: Final = 4  # that are kept open to be read on
 _ROW_MARK: Final = "#row="
 
 
@@ -45,14 +48,18 @@ class Pictures:
     """Pictures of the records of one journal; safe to use from several threads.
 
     Relative paths count from `folders`, the first in which there is such a file. Records should come in about the
-    order of the run: an archive that is compressed or behind a URL is read from front to back.
+    order of the run: an archive that is compressed or behind a URL is read from front to back. `image_key` is the
+    column of parquet that holds pictures, where there are several.
     """
 
-    def __init__(self, *, folders: tuple[str, ...] = ("",), transfer: Transfer | None = None) -> None:
-        self.folders = folders
+    def __init__(
+        self, *, folders: tuple[str, ...] = ("",), image_key: str | None = None, transfer: Transfer | None = None
+    ) -> None:
+        self.folders, self._image_key = folders, image_key
         self._transfer = transfer or Transfer()
         self._lock = threading.Lock()
-        self._archive: _Archive | None = None
+        self.containers: set[Path] = set()  # archives and manifests that pictures came from
+        self._archives: dict[str, _Archive] = {}
         self._rows: _Rows | None = None
 
     def path_of(self, record: Mapping[str, Any]) -> str | None:
@@ -103,7 +110,7 @@ class Pictures:
         if member and is_archive(member[0]):
             return member
         manifest, mark, row = shown.rpartition(_ROW_MARK)
-        return (manifest, row) if mark and row.isdigit() and manifests.manifest_format(manifest) else None
+        return (manifest, row) if mark and row.isdecimal() and manifests.manifest_format(bare(manifest)) else None
 
     def _local(self, shown: str) -> str:
         for name in dict.fromkeys((shown, path_of_shown(shown))):
@@ -114,14 +121,22 @@ class Pictures:
         raise NotFoundError(f"the picture {shown} isn't there any more; --image-root tells where relative paths begin")
 
     def _member(self, container: str, name: str) -> MediaRef:
-        if self._archive is None or self._archive.name != container:
+        if container not in self._archives:
             path = container if is_url(container) else self._local(container)
-            self._archive = _Archive(container, path, self._transfer)
-        return self._archive.find(name)
+            while len(self._archives) >= _NUM_ARCHIVES:
+                del self._archives[next(iter(self._archives))]
+            self._archives[container] = _Archive(container, path, self._transfer)
+            self.containers.add(Path(path).resolve())
+        return self._archives[container].find(name)
 
     def _row(self, container: str, number: str) -> MediaRef:
         if self._rows is None or self._rows.name != container:
-            self._rows = _Rows(container, self._local(container))
+            if is_url(container):
+                file = remote.seekable_copy(container, self._transfer)
+            else:
+                file = open_file(self._local(container))
+                self.containers.add(Path(file.name).resolve())
+            self._rows = _Rows(container, file, self._image_key)
         return self._rows.find(int(number))
 
 
@@ -133,14 +148,17 @@ class _Archive:
         self._spans: dict[str, Span] = {}
         self._passed: collections.OrderedDict[str, bytes] = collections.OrderedDict()
         self._num_passed_bytes = 0
+        self._missing: set[str] = set()
         self._ahead: Iterator[archives.Member] = iter(())
         self._is_plain = not is_url(path) and self._index()
 
     def find(self, name: str) -> MediaRef:
         if self._is_plain and name in self._spans:
             return MediaRef(path=self._path, span=self._spans[name])
-        if not self._is_plain and (name in self._passed or self._read_to(name) or self._read_again_to(name)):
-            return MediaRef(path=self._path, content=self._passed[name])
+        if not self._is_plain and name not in self._missing:
+            if name in self._passed or self._read_to(name) or self._read_again_to(name):
+                return MediaRef(path=self._path, content=self._passed[name])
+            self._missing.add(name)  # not to be looked for in all of it again
         raise NotFoundError(f"there is no {name} in {self.name} any more")
 
     def _index(self) -> bool:
@@ -162,8 +180,8 @@ class _Archive:
             for member in self._ahead:
                 if member.content is None:
                     continue
+                self._num_passed_bytes += len(member.content) - len(self._passed.pop(member.name, b""))
                 self._passed[member.name] = member.content
-                self._num_passed_bytes += len(member.content)
                 while self._num_passed_bytes > _MAX_PASSED_BYTES and len(self._passed) > 1:
                     self._num_passed_bytes -= len(self._passed.popitem(last=False)[1])
                 if member.name == name:
@@ -182,20 +200,31 @@ class _Archive:
 class _Rows:
     """The pictures in one parquet file, by their row from 1; one row group is held."""
 
-    def __init__(self, name: str, path: str) -> None:
-        import pyarrow
+    def __init__(self, name: str, file: BinaryIO, image_key: str | None) -> None:
         import pyarrow.parquet
 
-        self.name, self._path = name, path
-        try:
-            self._table = pyarrow.parquet.ParquetFile(path)
-        except (pyarrow.ArrowException, OSError) as error:
-            raise DecodeError(f"{name} can't be read: {error}") from error
-        schema = self._table.schema_arrow
-        self._column = next((each.name for each in schema if _holds_pictures(each.type)), None)
+        self.name = name
+        with self._own_errors():
+            self._table = pyarrow.parquet.ParquetFile(file)
+        columns = [each.name for each in self._table.schema_arrow if _holds_pictures(each.type)]
+        self._column = next((each for each in (image_key, "image", *columns) if each in columns), None)
         self._group: tuple[int, Any] = (-1, None)
 
     def find(self, number: int) -> MediaRef:
+        """The picture of a row. Raises an ItemError."""
+        with self._own_errors():
+            return self._found(number)
+
+    @contextlib.contextmanager
+    def _own_errors(self) -> Iterator[None]:
+        import pyarrow
+
+        try:
+            yield
+        except (pyarrow.ArrowException, OSError) as error:
+            raise DecodeError(f"{self.name} can't be read: {' '.join(str(error).split())}") from error
+
+    def _found(self, number: int) -> MediaRef:
         group, place = 0, number - 1
         metadata = self._table.metadata
         while group < metadata.num_row_groups and place >= (num_rows := metadata.row_group(group).num_rows):
@@ -208,7 +237,7 @@ class _Rows:
         content = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(content, bytes):
             raise NotFoundError(f"there is no picture in row {number} of {self.name} any more")
-        return MediaRef(path=self._path, content=content)
+        return MediaRef(path=self.name, content=content)
 
 
 def _holds_pictures(kind: Any) -> bool:

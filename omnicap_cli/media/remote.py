@@ -10,19 +10,22 @@ import contextlib
 import io
 import os
 import re
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, NamedTuple
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from omnicap_cli.core.records import Transfer
-from omnicap_cli.errors import AccessError, OmnicapError, UnsupportedError
-from omnicap_cli.media.failures import failure, too_large
+from omnicap_cli.errors import AccessError, DownloadError, OmnicapError, UnsupportedError
+from omnicap_cli.media.failures import TRY_AGAIN, failure, too_large
 from omnicap_cli.media.names import is_url as is_url
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 _PIECE_BYTES: Final = 1 << 20
+_MIN_BYTES_PER_SECOND: Final = 1000  # of a whole file: slower than this it would hold up a run for hours
 _HTTP: Final = re.compile(r"https?://", re.IGNORECASE)
 _LOCAL: Final = re.compile(r"(?:file|local)://(?:localhost)?(?=/)", re.IGNORECASE)
 _PROTOCOL: Final = re.compile(r"(?:^|::)([A-Za-z][A-Za-z0-9+.-]+)://")
@@ -83,8 +86,12 @@ def fetch(url: str, transfer: Transfer) -> bytes:
     """All of a file. Raises TooLargeError if that is more than `max_bytes`, or another ItemError."""
     content = io.BytesIO()
     with _opened(url, transfer, transfer.max_bytes) as file:
-        while piece := file.read(min(_PIECE_BYTES, transfer.max_bytes + 1 - content.tell())):
+        begun = time.monotonic()
+        while piece := file.read1(min(_PIECE_BYTES, transfer.max_bytes + 1 - content.tell())):
             content.write(piece)
+            seconds = time.monotonic() - begun
+            if seconds > transfer.timeout_seconds and content.tell() < seconds * _MIN_BYTES_PER_SECOND:
+                raise DownloadError(f"only {content.tell():,} bytes came in {seconds:.0f} s; {TRY_AGAIN}")
     if content.tell() > transfer.max_bytes:
         raise too_large(None, transfer.max_bytes)
     return content.getvalue()
@@ -93,6 +100,16 @@ def fetch(url: str, transfer: Transfer) -> bytes:
 def open_stream(url: str, transfer: Transfer) -> BinaryIO:
     """A file of any size, to be read once from front to back and closed. Raises an ItemError, here or from `read`."""
     return _opened(url, transfer, None)
+
+
+def seekable_copy(url: str, transfer: Transfer) -> BinaryIO:
+    """A file of any size, copied to where it can be read in any order; it is gone when it is closed."""
+    copy = tempfile.TemporaryFile()  # noqa: SIM115  whoever asks for it closes it
+    with open_stream(url, transfer) as file:
+        while piece := file.read(_PIECE_BYTES):
+            copy.write(piece)
+    copy.seek(0)
+    return copy
 
 
 def list_folder(url: str) -> Iterator[tuple[str, bool]]:
@@ -145,7 +162,7 @@ class _Guarded(io.RawIOBase):
         super().close()
 
 
-def _opened(url: str, transfer: Transfer, max_bytes: int | None) -> BinaryIO:
+def _opened(url: str, transfer: Transfer, max_bytes: int | None) -> io.BufferedReader:
     """A file, refused if it says that it is larger than `max_bytes`."""
     if _HTTP.match(url):
         from omnicap_cli.media import http_body

@@ -19,7 +19,7 @@ from omnicap_cli.core.ahead import in_order
 from omnicap_cli.core.keyindex import KEY_BYTES, KeyIndex
 from omnicap_cli.core.records import Item, MediaRef, Transfer
 from omnicap_cli.core.shard import Shard
-from omnicap_cli.errors import AccessError, DuplicateIdError, EmptyFileError, ItemError
+from omnicap_cli.errors import AccessError, DuplicateIdError, EmptyFileError, ItemError, ManifestError
 from omnicap_cli.media import archives, remote
 from omnicap_cli.media.access import open_file, unreadable
 from omnicap_cli.media.counting import PageCounter
@@ -44,6 +44,10 @@ _BLOCK_BYTES: Final = 1 << 20
 _counter: Final = PageCounter()
 
 
+class UncountableError(Exception):
+    """There is something among the inputs that would have to be downloaded to count what is in it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
     """Inputs in the order given; iterate over it to get the items, each id once.
@@ -51,7 +55,8 @@ class Sources:
     `inputs` are paths, folders, quoted globs, manifests, archives, URLs, or `-` for paths (or JSON objects) one a line
     on `stdin`, split at NUL with `null`. A manifest's column `image_key` names its pictures, which count from
     `image_root`, by default from the manifest's folder. `fingerprint` "none" is for counting: nothing is asked or read
-    that a count can do without. `warn` is told of inputs that hold nothing.
+    that a count can do without, and UncountableError is raised where too much would have to be. `warn` is told of
+    inputs that hold nothing.
     """
 
     inputs: tuple[str, ...]
@@ -77,7 +82,7 @@ class Sources:
             transfer=self.transfer,
             warn=self.warn,
         )
-        return iter(walk) if self.shard is None else self.shard.of(walk)
+        return iter(walk) if self.shard is None else _part(walk, self.shard)
 
     def _items(self, units: Iterator[Unit]) -> Iterator[Item]:
         """The items of each unit in order; from the first URL on several are asked at once."""
@@ -132,6 +137,8 @@ class Sources:
 
     def _pages(self, make: Callable[..., Item], media: MediaRef, suffix: str, fingerprint: str) -> Iterator[Item]:
         """One item, or one for each page of a PDF, and of a TIFF with several."""
+        if self.fingerprint == "none" and is_url(media.path) and (suffix == PDF_SUFFIX or suffix in TIFF_SUFFIXES):
+            raise UncountableError
         if media.content is None and is_url(media.path) and remote.is_in_process(media.path):
             media = replace(media, content=remote.fetch(media.path, self.transfer))
         kind: Kind = "pdf" if suffix == PDF_SUFFIX else "image"
@@ -152,6 +159,10 @@ class Sources:
     # ---------------------------------------------------------------------------------------- archives
 
     def _archive_items(self, unit: Unit) -> Iterator[Item]:
+        if unit.own_id is not None:
+            raise ManifestError("an id can't name all pictures of an archive")
+        if is_url(unit.path) and self.fingerprint == "none":
+            raise UncountableError
         if is_url(unit.path):
             with remote.open_stream(unit.path, self.transfer) as stream:
                 yield from self._member_items(unit, stream, None)
@@ -182,6 +193,19 @@ class Sources:
             return f"{archive_print}:{media.span.offset_bytes}"
         with opened(media, self.transfer) as file:
             return _digest_print(file.read())
+
+
+def _part(units: Iterable[Unit], shard: Shard) -> Iterator[Unit]:
+    """Those of a shard. Archives, of which there may be few, are dealt in turns; all else by name."""
+    num_archives = 0
+    for unit in units:
+        if unit.error is None and is_archive(unit.path):
+            is_mine = shard.takes_number(num_archives)
+            num_archives += 1
+        else:
+            is_mine = shard.takes_name(unit.own_id or shown_path(unit.path))
+        if is_mine:
+            yield unit
 
 
 def _num_pages(media: MediaRef, kind: Kind, transfer: Transfer) -> int:
@@ -216,7 +240,7 @@ def unique_items(items: Iterable[Item]) -> Iterator[Item]:
             yield item
         elif seen.get(name) != what and seen.get(both := _digest(f"{item.id}\0{what}")) is None:
             seen.set(both, what)
-            error = DuplicateIdError("another item has the same id")
+            error = DuplicateIdError("another item has the same id; a manifest's column id can tell them apart")
             yield replace(item, fingerprint=f"{error.kind}:{what}", error=error)
 
 

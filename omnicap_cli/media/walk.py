@@ -10,11 +10,12 @@ import contextlib
 import glob
 import hashlib
 import os
+import re
 import stat
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Final
+from urllib.parse import urljoin
 
 from omnicap_cli.core.records import Transfer
 from omnicap_cli.errors import ItemError, LinkLoopError, ManifestError, OmnicapError
@@ -24,6 +25,8 @@ from omnicap_cli.media.names import bare, is_archive, is_media_name, is_url, pri
 
 _BLOCK_BYTES: Final = 1 << 20
 _EXCERPT_BYTES: Final = 200
+_EXCERPT_CHARACTERS: Final = 80
+_MAX_LINE_BYTES: Final = 1 << 26
 _NO_COLUMNS: Final[Mapping[str, Any]] = {}
 
 
@@ -116,11 +119,8 @@ class Walk:
             with remote.open_stream(path, self.transfer) as file:
                 yield file
         else:  # which is read from its end
-            with tempfile.TemporaryFile() as copy, remote.open_stream(path, self.transfer) as file:
-                while block := file.read(_BLOCK_BYTES):
-                    copy.write(block)
-                copy.seek(0)
-                yield copy
+            with remote.seekable_copy(path, self.transfer) as file:
+                yield file
 
     def _row_units(self, place: str, row: dict[str, Any] | ManifestError, *, folder: str) -> Iterator[Unit]:
         """The unit of one row: its picture, an optional `id`, and the rest as `meta`. `place` names a broken row."""
@@ -132,14 +132,23 @@ class Walk:
             yield Unit(path=place, error=ManifestError(hint))
             return
         picture, own_id = row.pop(self.image_key), row.pop("id", None)
-        meta = {str(name): manifests.plain(value) for name, value in row.items() if not isinstance(value, bytes)}
         own_id = None if own_id in (None, "") else str(own_id)
         path, content = _path_and_content(picture)
+        if content is not None and isinstance(picture, Mapping) and picture.get("path"):
+            row[f"{self.image_key}.path"] = picture["path"]
+        try:
+            meta = manifests.plain({name: value for name, value in row.items() if not isinstance(value, bytes)})
+        except ManifestError as error:
+            yield Unit(path=place, own_id=own_id, error=error)
+            return
         if content is not None:
             yield Unit(path=place, shown=place, own_id=own_id, meta=meta, content=content)
-        elif not path:
-            problem = f"{self.image_key!r} names no picture: {str(picture)[:_EXCERPT_BYTES]!r}"
+        elif not path or path.startswith("data:"):
+            problem = f"{self.image_key!r} names no picture: {str(picture)[:_EXCERPT_CHARACTERS]!r}"
             yield Unit(path=place, own_id=own_id, meta=meta, error=ManifestError(problem))
+        elif is_url(folder) and self.image_root is None and not _is_elsewhere(path := urljoin(folder, path)):
+            refusal = ManifestError("a manifest from elsewhere can't name files of this machine, but with --image-root")
+            yield Unit(path=place, own_id=own_id, meta=meta, error=refusal)
         else:
             yield from self._path_units(self._found(path, folder), own_id=own_id, meta=meta)
 
@@ -230,6 +239,11 @@ def _path_and_content(picture: Any) -> tuple[str | None, bytes | None]:
     return (picture, None) if isinstance(picture, str) else (None, None)
 
 
+def _is_elsewhere(path: str) -> bool:
+    """Whether it is a URL that leads to another machine, also at the end of a chain."""
+    return is_url(path) and not re.search(r"(?:^|::)(?:file|local)://", path, re.IGNORECASE)
+
+
 def _is_http(given: str) -> bool:
     """Whether it is a URL without folders or patterns: in one of these a ? begins the query."""
     return given.lower().startswith(("http://", "https://"))
@@ -266,14 +280,25 @@ def _excerpt(raw: bytes) -> str:
 
 def _split(stream: BinaryIO, separator: bytes) -> Iterator[bytes]:
     """The pieces of a stream as soon as they come, empty ones left out."""
-    rest, begun = b"", False
+    rest, num_bytes, begun = [b""], 0, False  # a line that comes in many blocks is put together once
     while block := _read(stream):
-        *pieces, rest = (rest + block).split(separator)
-        if pieces and not begun:
-            pieces[0], begun = pieces[0].removeprefix(codecs.BOM_UTF8), True
-        yield from filter(None, pieces)
-    if rest:
-        yield rest if begun else rest.removeprefix(codecs.BOM_UTF8)
+        first, *pieces = block.split(separator)
+        rest.append(first)
+        num_bytes += len(first)
+        if num_bytes > _MAX_LINE_BYTES:
+            raise OmnicapError(
+                f"the standard input has a line of more than {_MAX_LINE_BYTES:,} bytes",
+                hint="Names that end with NUL (find -print0) need -0.",
+            )
+        for piece in pieces:
+            line = b"".join(rest)
+            rest, num_bytes = [piece], len(piece)
+            line, begun = line if begun else line.removeprefix(codecs.BOM_UTF8), True
+            if line:
+                yield line
+    line = b"".join(rest)
+    if line and (line := line if begun else line.removeprefix(codecs.BOM_UTF8)):
+        yield line
 
 
 def _read(stream: BinaryIO) -> bytes:

@@ -44,10 +44,10 @@ def asked(name: str, id: str = "a.jpg", caption: str | None = "A dog.", **more: 
     )
 
 
-def converse(records: list[dict[str, Any]], name: str = "train.jsonl", **options: Any) -> tuple[list[Any], Outcome]:
+def converse(records: list[dict[str, Any]], name: str = "train.jsonl") -> tuple[list[Any], Outcome]:
     """What an export of these records holds."""
     config = ExportConfig(
-        journal=write_journal(Path("run.jsonl"), records), output=name, format="conversations", **options
+        journal=write_journal(Path("run.jsonl"), records), output=name, format="conversations", overwrite=True
     )
     outcome = export(config, show=print)
     content = Path(name).read_bytes()
@@ -146,7 +146,7 @@ def test_what_is_not_trained_on_is_counted():
         ]
     )
     assert [each["id"] for each in found] == ["fine.jpg"]
-    expected = {"errors": 2, "empty": 2, "cut by a limit": 1, "cut in a loop": 1, "no picture file": 1}
+    expected = {"errors": 2, "empty": 2, "cut by a limit": 1, "cut in a loop": 1, "no picture": 1}
     assert dict(outcome.left_out) == expected
 
 
@@ -291,7 +291,7 @@ def test_pictures_that_are_gone():
     draw_document(RED)  # and there is no second page
     found, outcome = converse([*PAGES, asked("ocr/text/en", "gone.tar#member=a.jpg")])
     assert [each["id"] for each in found] == ["in/f.pdf#page=1"]
-    assert dict(outcome.left_out) == {"no picture file": 2}
+    assert dict(outcome.left_out) == {"no picture": 2}
 
 
 def test_stdout_has_no_place_for_pictures():
@@ -300,7 +300,7 @@ def test_stdout_has_no_place_for_pictures():
     journal = write_journal(Path("run.jsonl"), [*PAGES, asked("ocr/text/en", "b.jpg")])
     outcome = export(ExportConfig(journal=journal, format="conversations"), show=lines.append)
     assert [json.loads(line)["image"] for line in b"".join(lines).splitlines()] == ["b.jpg"]
-    assert dict(outcome.left_out) == {"no picture file": 2}
+    assert dict(outcome.left_out) == {"no place for its picture": 2}
 
 
 def test_pictures_are_found_from_where_the_run_was(tmp_path, monkeypatch):
@@ -321,7 +321,7 @@ def test_no_room_for_a_picture():
     Path("train.jsonl.images").touch()  # a file where the folder should be
     found, outcome = converse(PAGES[:1])
     assert found == []
-    assert dict(outcome.left_out) == {"no picture file": 1}
+    assert dict(outcome.left_out) == {"no picture": 1}
 
 
 def test_a_disk_that_takes_no_picture(monkeypatch):

@@ -17,7 +17,7 @@ from support.journal_records import line_of, make_record, write_journal
 
 from omnicap_cli.core import keyindex
 from omnicap_cli.errors import JournalError, OmnicapError
-from omnicap_cli.exports.reading import JournalReader, NewestOf
+from omnicap_cli.exports.reading import Entry, JournalReader, NewestOf
 
 
 @pytest.fixture
@@ -285,10 +285,28 @@ def test_like_a_model_in_memory(tmp_path_factory, rows, with_broken_lines):
 
 def test_the_newest_of_a_subject():
     newest = NewestOf()
-    for offset, subject in enumerate([("a", "x"), ("a", "y"), ("a", "x"), ("ax", ""), ("a\0x",)]):
-        newest.observe(offset, *subject)
+    subjects = [
+        ("a", "x"),
+        ("a", "y"),
+        ("a", "x"),
+        ("ax", ""),
+        ("a\0x",),
+        ("b",),
+        ("b",),
+        ("c",),
+        ("c",),
+        ("d",),
+        ("d",),
+    ]
+    statuses = ["ok"] * 5 + ["ok", "error", "error", "ok", "error", "error"]
+    entries = [Entry(offset, b"", {"status": status}) for offset, status in enumerate(statuses)]
+    for entry, subject in zip(entries, subjects, strict=True):
+        newest.observe(entry, *subject)
     assert [newest.has(offset, "a", "x") for offset in range(5)] == [False, False, True, False, False]
     assert newest.has(1, "a", "y")
     assert newest.has(3, "ax", "")
     assert newest.has(4, "a\0x")
-    assert not newest.has(0, "b")
+    assert newest.has(5, "b")  # an error after a caption doesn't take its place
+    assert newest.has(8, "c")
+    assert newest.has(10, "d")
+    assert not newest.has(0, "e")

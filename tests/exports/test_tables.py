@@ -32,7 +32,9 @@ def journal(tmp_path: Path) -> Path:
 def convert(journal: Path, name: str, **options: Any) -> tuple[Path, Outcome]:
     """Export to a file beside the journal."""
     target = journal.with_name(name)
-    outcome = export(ExportConfig(journal=journal, output=target, **options), show=lambda _: pytest.fail("stdout"))
+    outcome = export(
+        ExportConfig(journal=journal, output=target, overwrite=True, **options), show=lambda _: pytest.fail("stdout")
+    )
     return target, outcome
 
 

@@ -193,6 +193,18 @@ def test_a_page_and_a_picture_called_like_it(folder):
     assert files_in(folder) == {"f.pdf.page-3.txt": "the page", "f.page-3.png.txt": "the picture", "g.page-3.txt": "g"}
 
 
+def test_several_pictures_of_one_file(folder):
+    pages = [make_record(f"f.pdf#page={page}", str(page), image="f.pdf", page=page) for page in (1, 2, 12)]
+    mirror(
+        folder, [*pages, *captioned("x.tar#member=a.jpg", "x.tar#member=b.jpg", "d.parquet#row=1", "d.parquet#row=2")]
+    )
+    assert files_in(folder) == {
+        **{"f.page-1.txt": "1", "f.page-2.txt": "2", "f.page-12.txt": "12"},
+        **{"x.tar/a.txt": "x.tar#member=a.jpg", "x.tar/b.txt": "x.tar#member=b.jpg"},
+        **{"d.row-1.txt": "d.parquet#row=1", "d.row-2.txt": "d.parquet#row=2"},
+    }
+
+
 def test_one_url_with_several_queries(folder):
     mirror(folder, captioned("https://h/a.jpg?v=1/x.y", "https://h/a.jpg?v=2", "https://h/b.jpg?v=1"))
     assert names_of(folder) == {
@@ -387,7 +399,7 @@ def test_beside_the_pictures(tmp_path, monkeypatch):
         **{"in/a.txt": "in/a.jpg", "in/b.jpg.txt": "in/b.jpg", "in/b.png.txt": "in/b.png"},
         **{"in/f.page-1.txt": "p1", "in/f.page-2.txt": "p2", "other/c.txt": str(tmp_path / "other/c.jpg")},
     }
-    assert dict(outcome.left_out) == {"no file of its own": 2, "picture not found": 1}
+    assert dict(outcome.left_out) == {"no file of its own": 2, "no picture": 1}
     assert not (tmp_path / "omnicap.json").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "other", "run.jsonl", "t.tar"]
 

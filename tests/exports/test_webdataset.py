@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from omnicap_cli.errors import JournalWriteError
+from omnicap_cli.errors import JournalWriteError, OptionError
 from omnicap_cli.exports.base import ExportConfig, export
 from omnicap_cli.media.sources import Sources
 
@@ -189,7 +189,9 @@ def test_archives_of_an_earlier_export_make_way():
     journal(*(record(make(f"{number}.png", solid_png() + bytes(5000)), str(number)) for number in range(6)))
     convert(shard_bytes=1)
     assert len(list(Path().glob("out-0*.tar"))) == 6
-    outcome = convert(shard_bytes=15_000)
+    with pytest.raises(OptionError, match="is there already"):
+        convert(shard_bytes=15_000)
+    outcome = convert(shard_bytes=15_000, overwrite=True)
     assert sorted(path.name for path in Path().glob("out*.tar")) == [
         "out-000000.tar",
         "out-000001.tar",
@@ -197,8 +199,35 @@ def test_archives_of_an_earlier_export_make_way():
         "out-special.tar",
     ]
     assert "3" in outcome.warnings[0]
-    convert()
+    convert(overwrite=True)
     assert sorted(path.name for path in Path().glob("out*.tar")) == ["out-special.tar", "out.tar"]
+
+
+def test_archives_of_somebody_else_are_never_touched():
+    """As when a data set is captioned from its shards, and exported under its own name."""
+    sources = [f"out-{number:06}.tar" for number in range(3)]
+    for number, name in enumerate(sources):
+        with tarfile.open(name, "w") as archive:
+            archive.add(make(f"{number}.png"), f"{number}.png")
+    before = {name: Path(name).read_bytes() for name in sources}
+    journal(*(record(f"{name}#member={number}.png", str(number)) for number, name in enumerate(sources)))
+    for options in ({}, {"overwrite": True}, {"overwrite": True, "shard_bytes": 1}):
+        with pytest.raises(OptionError, match=r"out-00000\d\.tar"):
+            convert(**options)
+        assert {name: Path(name).read_bytes() for name in sources} == before
+    journal(record("0.png", "of another run"))
+    with pytest.raises(OptionError, match="is there already"):
+        convert()
+    convert(overwrite=True)  # one archive, out.tar: the numbered ones are not of an export
+    assert {name: Path(name).read_bytes() for name in sources} == before
+    assert content("out.tar")["000000000.txt"] == b"of another run"
+
+
+def test_a_caption_is_not_lost_to_a_later_error():
+    journal(record(make("a.png"), "good"), record("a.png", None), record("b.png", None))
+    outcome = convert()
+    assert content()["000000000.txt"] == b"good"
+    assert dict(outcome.left_out) == {"errors": 1}
 
 
 def test_a_journal_without_captions_is_an_archive_of_nothing():
@@ -222,7 +251,7 @@ def test_a_full_disk_leaves_the_old_archive(monkeypatch):
     full = Path("/dev/full")
     monkeypatch.setattr(tarfile, "open", lambda *_args, **_more: tarfile.TarFile(full, "w"))
     with pytest.raises(JournalWriteError, match=r"out\.tar"):
-        convert()
+        convert(overwrite=True)
     assert Path("out.tar").read_bytes() == before
     assert not list(Path().glob(".*partial"))
 
@@ -241,7 +270,7 @@ def dying(self, key, files):
         self._archive.fileobj.flush()
         os.kill(os.getpid(), signal.SIGKILL)
 webdataset._Shards.add = dying
-export(ExportConfig(journal=Path("run.jsonl"), output="out.tar", shard_bytes=1), show=print)
+export(ExportConfig(journal=Path("run.jsonl"), output="out.tar", shard_bytes=1, overwrite=True), show=print)
 """
 
 
@@ -250,9 +279,11 @@ def test_a_kill_in_the_middle_leaves_the_old_archives():
     convert(shard_bytes=1)
     before = {path.name: path.read_bytes() for path in Path().glob("out-*.tar")}
     journal(*(record(f"{number}.png", "new") for number in range(5)))
+    os.rename("out-000004.tar", "old.tar")
+    del before["out-000004.tar"]
     assert subprocess.run([sys.executable, "-c", KILLED]).returncode == -signal.SIGKILL
     assert {path.name: path.read_bytes() for path in Path().glob("out-*.tar")} == before
     assert list(Path().glob(".out-*partial"))
-    convert(shard_bytes=1)
+    convert(shard_bytes=1, overwrite=True)
     assert content("out-000002.tar")["000000002.txt"] == b"new"
     assert not list(Path().glob(".out-*partial"))

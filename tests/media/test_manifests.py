@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+import tarfile
 from decimal import Decimal
 from pathlib import Path
 
@@ -146,6 +147,15 @@ def test_a_row_can_name_a_document_or_a_folder():
     assert found("m.jsonl") == [("x", "ManifestError"), ("y#page=1", {}), ("y#page=2", {})]
 
 
+def test_a_row_can_name_an_archive():
+    with tarfile.open("x.tar", "w") as archive:
+        archive.add("a.png")
+        archive.add("b.png")
+    make("m.jsonl", '{"image": "x.tar", "n": 1}\n{"image": "./x.tar", "id": "y"}\n')
+    members = [("x.tar#member=a.png", {"n": 1}), ("x.tar#member=b.png", {"n": 1})]
+    assert found("m.jsonl") == [*members, ("y", "ManifestError")]
+
+
 def test_a_manifest_in_a_row_is_no_picture():
     make("other.csv", "image\na.png\n")
     make("m.csv", "image\nother.csv\n")
@@ -157,11 +167,71 @@ def test_a_manifest_in_a_row_is_no_picture():
 def test_names_that_are_not_utf_8_are_found():
     name = os.fsdecode(b"caf\xe9.png")
     make(name)
-    Path("m.csv").write_bytes(b"image,t\ncaf\xe9.png,caf\xe9\n")
+    Path("m.csv").write_bytes(b"image,t\ncaf\xe9.png,x\n")
     (item,) = items("m.csv")
     assert (item.id, item.error) == ("caf%E9.png", None)
     assert item.media.path == name
-    json.dumps(dict(item.meta)).encode()  # no lone surrogate
+
+
+def test_texts_that_are_not_utf_8_are_errors_of_their_rows():
+    Path("m.csv").write_bytes(b"image,t\na.png,caf\xe9\nb.png,caf\xc3\xa9\n")
+    assert found("m.csv") == [("m.csv#row=1", "ManifestError"), ("b.png", {"t": "café"})]
+    assert "iconv" in items("m.csv")[0].error.message
+    make("16.csv", "image,t\na.png,x\n".encode("utf-16"))
+    assert "utf-16" in message("16.csv")
+
+
+def test_names_of_columns_may_be_any_bytes():
+    Path("m.csv").write_bytes(b"image,gr\xf6\xdfe\na.png,9\n")
+    (item,) = items("m.csv")
+    json.dumps(dict(item.meta)).encode()
+    assert list(item.meta.values()) == ["9"]
+
+
+def test_a_quote_that_is_never_closed_is_an_error_where_it_begins():
+    make("m.csv", 'image,t\na.png,x\nb.png,"never closed\nd/c.png,y\n')
+    assert found("m.csv") == [("a.png", {"t": "x"}), ("m.csv#row=2", "ManifestError")]
+    assert "never closed" in items("m.csv")[1].error.message
+    make("m.tsv", 'image\tt\na.png\t5 inch" pipe\nb.png\t"5" inch\nd/c.png\ty\n')
+    assert found("m.tsv") == [
+        ("a.png", {"t": '5 inch" pipe'}),
+        ("m.tsv#row=2", "ManifestError"),
+        ("d/c.png", {"t": "y"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "part"),
+    [
+        ("m.csv", "image;title", "';'"),
+        ("m.csv", "image\ttitle", "\\t"),
+        ("m.tsv", "image,title", "','"),
+        ("m.csv", "image,title,title", "'title' twice"),
+        ("m.csv", 'image,"title', "never closed"),
+    ],
+)
+def test_a_header_that_is_wrong_is_explained(name, header, part):
+    assert part in message(make(name, f"{header}\na.png\n"))
+
+
+def test_nan_as_python_writes_it_is_null():
+    assert found(make("m.jsonl", '{"image": "a.png", "x": NaN, "y": [Infinity]}\n')) == [
+        ("a.png", {"x": None, "y": [None]})
+    ]
+
+
+@pytest.mark.parametrize("name", ["m.jsonl", "m.json"])
+@pytest.mark.parametrize("depth", [90, 253, 300, 2000])
+def test_columns_nested_too_deep_are_errors_of_their_rows(name, depth):
+    make(name, f'{{"image": "a.png", "x": {"[" * depth}{"]" * depth}}}\n{{"image": "b.png"}}\n')
+    outcomes = [what if isinstance(what, str) else "ok" for _, what in found(name)]
+    assert outcomes[0] == ("ok" if depth < 100 else "ManifestError")
+    assert outcomes[1:] in (["ok"], [])  # some parsers can't go on after 2,000
+
+
+def test_a_picture_within_a_text_is_no_path():
+    make("m.jsonl", '{"image": "data:image/png;base64,AAAA"}\n')
+    assert "names no picture" in message("m.jsonl")
 
 
 # --- pictures inside of parquet
@@ -176,7 +246,8 @@ def test_pictures_inside_of_parquet_are_items(form):
     found_items = items("m.parquet")
     assert [item.id for item in found_items[:2]] == ["m.parquet#row=1", "m.parquet#row=2"]
     assert [item.image for item in found_items[:2]] == ["m.parquet#row=1", "m.parquet#row=2"]
-    assert [dict(item.meta) for item in found_items] == [{"n": 1}, {"n": 2}, {"n": 3}]
+    path = {} if form == "bytes" else {"image.path": "0001.png"}
+    assert [dict(item.meta) for item in found_items] == [{"n": 1, **path}, {"n": 2, **path}, {"n": 3}]
     colors = [decode(item, Settings()).image.getpixel((0, 0)) for item in found_items[:2]]
     assert colors == [RED, GREEN]
     if form == "bytes":
