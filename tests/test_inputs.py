@@ -191,9 +191,33 @@ def test_shards_are_merged_into_a_journal_that_is_complete(omnicap, make_picture
 
 def test_a_shard_without_items_is_no_error(omnicap, make_pictures):
     make_pictures(1)
+    runs = [omnicap.run("in", "--shard", f"{index}/2", "-o", "out-{shard}.jsonl") for index in range(2)]
+    assert [run.returncode for run in runs] == [0, 0]
+    assert sum("nothing to do" in run.stderr for run in runs) == 1
+    merged = omnicap.run("out-0.jsonl", "out-1.jsonl", "-o", "all.jsonl", command="merge")
+    assert merged.returncode == 0, merged.stderr
+    assert len(omnicap.records("all.jsonl")) == 1
+
+
+def test_two_shards_dont_share_an_output(omnicap, make_pictures):
+    make_pictures(4)
+    assert omnicap.run("in", "--shard", "0/2", "-o", "out.jsonl").returncode == 0
+    before = omnicap.records()
     run = omnicap.run("in", "--shard", "1/2", "-o", "out.jsonl")
-    assert run.returncode == 0
-    assert "nothing to do" in run.stderr
+    assert run.returncode == 2
+    assert "shard 0/2" in run.stderr
+    assert "{shard}" in run.stderr
+    assert omnicap.records() == before
+
+
+def test_a_file_that_is_added_moves_no_other(omnicap, make_pictures):
+    make_pictures(12)
+    for index in range(3):
+        assert omnicap.run("in", "--shard", f"{index}/3", "-o", "out-{shard}.jsonl").returncode == 0
+    (omnicap.folder / "in" / "0000-a.png").write_bytes(picture(99))
+    for index in range(3):
+        assert omnicap.run("in", "--shard", f"{index}/3", "-o", "out-{shard}.jsonl").returncode == 0
+    assert len(omnicap.begun) == 13
 
 
 def test_what_is_no_shard_is_wrong_usage(omnicap, make_pictures):
@@ -301,6 +325,31 @@ def test_file_urls_are_read(omnicap, make_pictures):
     base = (omnicap.folder / "in").as_uri()
     assert omnicap.run(base, f"{base}/0000.png", "-o", "out.jsonl").returncode == 0
     assert outcome(omnicap) == {f"{base}/0000.png": "ok", f"{base}/0001.png": "ok"}
+
+
+def test_a_manifest_from_elsewhere_names_no_file_of_this_machine(omnicap, make_pictures):
+    make_pictures(2)
+    secret = omnicap.folder / "in" / "0000.png"
+    with serving() as server:
+        server.serve("/up/0001.png", Answer(body=picture()))
+        server.serve("/root.png", Answer(body=picture()))
+        rows = [str(secret), secret.as_uri(), "zip://x::" + secret.as_uri(), "0001.png", "/root.png"]
+        server.serve("/up/m.csv", Answer(body="\n".join(["image", *rows]).encode()))
+        manifest = server.url("/up/m.csv")
+        assert omnicap.run(manifest, "-o", "out.jsonl").returncode == 3
+        found = outcome(omnicap)
+        assert found.pop(server.url("/up/0001.png")) == found.pop(server.url("/root.png")) == "ok"
+        # a path counts from the server's root, where there is nothing of that name
+        assert found.pop(server.url(str(secret))) == "NotFoundError"
+        assert found == {f"{manifest}#row={number}": "ManifestError" for number in (2, 3)}
+
+
+def test_a_slow_server_is_given_up(omnicap):
+    with serving() as server:
+        server.serve("/a.png", Answer(body=picture() + bytes(100), declared=100_000, stall_after=90))
+        run = omnicap.run(server.url("/a.png"), "-o", "out.jsonl", "--timeout", "0.5", "--retries", "0")
+        assert run.returncode == 3
+        assert omnicap.records()[0]["error"]["kind"] == "DownloadError"
 
 
 def test_a_protocol_without_its_package_says_what_to_install(omnicap):

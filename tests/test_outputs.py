@@ -98,6 +98,21 @@ def test_shards_have_outputs_of_their_own(omnicap, make_pictures):
     assert [len(rows(omnicap, f"out-{index}.csv")) for index in range(2)] == [2, 2]
 
 
+@pytest.mark.parametrize("name", ["list.csv", "x.tar", "page.html", "data.parquet"])
+def test_what_was_there_before_a_run_is_not_replaced(omnicap, make_pictures, name):
+    """An input, say, that is named as the output too."""
+    make_pictures(1)
+    (omnicap.folder / name).write_text("image\nin/0000.png\n")
+    for words in ((name, "-o", name), ("in", "-o", name)):
+        run = omnicap.run(*words)
+        assert run.returncode == 2, run.stderr
+        assert "is there already" in run.stderr
+    assert (omnicap.folder / name).read_text() == "image\nin/0000.png\n"
+    assert not omnicap.begun
+    assert omnicap.run("in", "-o", name, "--overwrite").returncode == 0
+    assert (omnicap.folder / name).read_bytes() != b"image\nin/0000.png\n"
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [
@@ -125,7 +140,7 @@ def test_a_full_disk_at_the_end_keeps_the_journal(omnicap, make_pictures):
     make_pictures(30)
     assert omnicap.run("in", "-o", "out.jsonl").returncode == 0
     size = (omnicap.folder / "out.jsonl").stat().st_size
-    (omnicap.folder / "out.csv").write_text("old")
+    (omnicap.folder / "out.csv").write_text("old")  # of an earlier export of this journal
     os.rename(omnicap.folder / "out.jsonl", omnicap.folder / "out.csv.journal.jsonl")
     limit = size // 4  # less than the CSV of it needs
 

@@ -11,6 +11,7 @@ import json
 import operator
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -182,8 +183,19 @@ def write_parquet(job: ExportJob) -> None:
         job.opened_file(job.config.target) as file,
         pyarrow.parquet.ParquetWriter(file, schema, compression="zstd", use_dictionary=_REPEATED) as writer,
     ):
-        for group in _row_groups(job, columns, schema):
-            writer.write_table(group, row_group_size=len(group))
+        _write_groups(_row_groups(job, columns, schema), writer)
+
+
+def _write_groups(groups: Iterable[pyarrow.Table], writer: pyarrow.parquet.ParquetWriter) -> None:
+    """One is compressed, which needs no Python, while the next is read."""
+    with ThreadPoolExecutor(1, thread_name_prefix="parquet") as thread:
+        writing: Future[None] | None = None
+        for group in groups:
+            if writing:
+                writing.result()
+            writing = thread.submit(writer.write_table, group, row_group_size=len(group))
+        if writing:
+            writing.result()
 
 
 def _row_groups(job: ExportJob, columns: list[Column], schema: pyarrow.Schema) -> Iterator[pyarrow.Table]:

@@ -68,10 +68,10 @@ class _Writer:
         name, caption = self._name_of(record), record.get("caption")
         if isinstance(name, str):
             self._outcome.left_out[name] += 1
-        elif not self._newest.has(entry.offset, name.picture, *_asked(record)):
-            self._outcome.left_out["older than another of the same picture"] += 1
         elif record.get("status") != "ok" or not isinstance(caption, str):
             self._outcome.left_out["errors"] += 1
+        elif not self._newest.has(entry.offset, name.picture, *_asked(record)):
+            self._outcome.left_out["older than another of the same picture"] += 1
         else:
             self.models[text_of(record, "model")] = None
             self._put(self._path_of(name, record), caption.encode())

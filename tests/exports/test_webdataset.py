@@ -211,10 +211,13 @@ def test_archives_of_somebody_else_are_never_touched():
             archive.add(make(f"{number}.png"), f"{number}.png")
     before = {name: Path(name).read_bytes() for name in sources}
     journal(*(record(f"{name}#member={number}.png", str(number)) for number, name in enumerate(sources)))
-    for options in ({}, {"overwrite": True}, {"overwrite": True, "shard_bytes": 1}):
+    for options in ({}, {"overwrite": True, "shard_bytes": 1}):
         with pytest.raises(OptionError, match=r"out-00000\d\.tar"):
             convert(**options)
         assert {name: Path(name).read_bytes() for name in sources} == before
+    assert convert(overwrite=True).num_written == 3  # in one archive, which takes the place of none
+    assert {name: Path(name).read_bytes() for name in sources} == before
+    os.unlink("out.tar")
     journal(record("0.png", "of another run"))
     with pytest.raises(OptionError, match="is there already"):
         convert()
