@@ -61,9 +61,13 @@ class Column:
 
 
 class Batch:
-    """A few records, seen by their fields. What all records have is taken out of them at once, which is quicker."""
+    """A few records, seen by their fields. What all records have is taken out of them at once, which is quicker.
 
-    def __init__(self, records: Sequence[Record]) -> None:
+    `num_bytes` is the length of their lines.
+    """
+
+    def __init__(self, records: Sequence[Record], num_bytes: int) -> None:
+        self.num_bytes = num_bytes
         self._records = records
         try:
             self._fields = dict(zip(_ALWAYS, zip(*map(_take_always, records), strict=True), strict=True))
@@ -208,7 +212,7 @@ def _row_groups(job: ExportJob, columns: list[Column], schema: pyarrow.Schema) -
         job.outcome.num_written += len(batch)
         arrays = [_array(column, batch, field.type) for column, field in zip(columns, schema, strict=True)]
         waiting.append(pyarrow.RecordBatch.from_arrays(arrays, schema=schema))
-        num_rows, num_bytes = num_rows + len(batch), num_bytes + waiting[-1].nbytes
+        num_rows, num_bytes = num_rows + len(batch), num_bytes + batch.num_bytes
         if num_rows >= MAX_GROUP_ROWS or num_bytes >= _MAX_GROUP_BYTES:
             yield pyarrow.Table.from_batches(waiting)
             waiting, num_rows, num_bytes = [], 0, 0
@@ -229,10 +233,10 @@ def _batches(entries: Iterable[Entry]) -> Iterator[Batch]:
         records.append(entry.record)
         num_bytes += len(entry.raw)
         if len(records) >= _MAX_BATCH_ROWS or num_bytes >= _MAX_BATCH_BYTES:
-            yield Batch(records)
+            yield Batch(records, num_bytes)
             records, num_bytes = [], 0
     if records:
-        yield Batch(records)
+        yield Batch(records, num_bytes)
 
 
 # ------------------------------------------------------------------------------------------------ CSV, TSV

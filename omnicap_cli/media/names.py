@@ -30,7 +30,7 @@ _DOT_STEPS: Final = re.compile(r"(?<=/)(?:\./+)+|(?<=/)/+")
 
 def is_url(path: str) -> bool:
     """Whether it is a URL: a scheme of two letters or more, and `://`."""
-    return _URL.match(path) is not None
+    return "://" in path and _URL.match(path) is not None
 
 
 def bare(path: str) -> str:

@@ -41,6 +41,7 @@ Fingerprint = Literal["stat", "content", "none"]
 Kind = Literal["image", "pdf"]
 _NUM_CONNECTIONS: Final = 16  # URLs that are asked at once
 _BLOCK_BYTES: Final = 1 << 20
+_INDEX_BITS: Final = (1 << 62) - 1  # what a KeyIndex holds, signed
 _counter: Final = PageCounter()
 
 
@@ -147,7 +148,10 @@ class Sources:
         except ItemError as error:
             yield make(replace(media, content=None), fingerprint=fingerprint, error=error)
             return
-        for page in range(1, num_pages + 1) if kind == "pdf" or num_pages > 1 else (None,):
+        if kind == "image" and num_pages < 2:
+            yield make(media, fingerprint=fingerprint)
+            return
+        for page in range(1, num_pages + 1):
             yield make(replace(media, page=page, kind=kind), fingerprint=fingerprint)
 
     def _held_items(self, unit: Unit, content: bytes, make: Callable[..., Item]) -> Iterator[Item]:
@@ -235,23 +239,23 @@ def unique_items(items: Iterable[Item]) -> Iterator[Item]:
     seen = KeyIndex()
     for item in items:
         name, what = _digest(item.id), _what(item)
+        number = hash(what) & _INDEX_BITS  # of this process alone, but quick
         if seen.get(name) is None:
-            seen.set(name, what)
+            seen.set(name, number)
             yield item
-        elif seen.get(name) != what and seen.get(both := _digest(f"{item.id}\0{what}")) is None:
-            seen.set(both, what)
+        elif seen.get(name) != number and seen.get(both := _digest(f"{item.id}\0{what}")) is None:
+            seen.set(both, number)
             error = DuplicateIdError("another item has the same id; a manifest's column id can tell them apart")
-            yield replace(item, fingerprint=f"{error.kind}:{what}", error=error)
+            yield replace(item, fingerprint=f"{error.kind}:{_digest(repr(what)).hex()}", error=error)
 
 
-def _what(item: Item) -> int:
-    """A number that tells items of one id apart: by their picture, and by their columns."""
+def _what(item: Item) -> tuple[object, ...]:
+    """What tells items of one id apart: their picture, and their columns."""
     media = item.media
-    columns = orjson.dumps(dict(item.meta), option=orjson.OPT_SORT_KEYS).decode() if item.meta else "{}"
-    place = f"{plain_path(media.path)}\0{media.page}\0{columns}"
+    columns = orjson.dumps(dict(item.meta), option=orjson.OPT_SORT_KEYS) if item.meta else b""
     if media.span or media.content:
-        place += f"\0{media.span}\0{item.fingerprint}"
-    return int.from_bytes(_digest(place)[:7], "big")
+        return plain_path(media.path), media.page, columns, media.span, item.fingerprint
+    return plain_path(media.path), media.page, columns
 
 
 def _stat_print(state: os.stat_result) -> str:
