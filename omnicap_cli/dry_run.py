@@ -28,8 +28,12 @@ def count_plan(
             counts["megapixels"] += _megapixels(item, plan.settings)
         except ItemError:
             counts["unreadable"] += 1
+        if contents is None:  # nothing is known, so no key is needed
+            counts["requests"] += len(plan.prompts)
+            counts["to_do"] += len(plan.prompts)
+            continue
         for request in plan.requests_of(item):
-            known = contents.known(request.key) if contents else None
+            known = contents.known(request.key)
             counts["requests"] += 1
             counts["done"] += known is not None and known.status == "ok"
             counts["failed_before"] += known is not None and known.status == "error"

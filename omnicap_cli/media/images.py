@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, Final, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from omnicap_cli.core.records import Settings
 from omnicap_cli.errors import DecodeError, EmptyFileError, ItemError, TooLargeError, UnsupportedError
@@ -29,7 +29,7 @@ _TURNED: Final = frozenset((5, 6, 7, 8))  # EXIF orientations that swap width an
 DEFAULT_MAX_DECODE_PIXELS: Final = Settings().max_decode_pixels
 _PHOTOMETRIC: Final = 262  # the TIFF tag that says whether zero is black
 _PNG_SIGNATURE_BYTES: Final = 8
-_PNG_EXIF: Final = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
+_EXIF: Final = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")  # where Pillow puts an orientation
 _PNG_EXIF_CHUNKS: Final = (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
 _CORRUPT: Final = (  # what Pillow was seen to raise on damaged files
     *(
@@ -72,7 +72,8 @@ def header_size(source: str | BinaryIO, page: int = 1, *, max_decode_pixels: int
     Raises an ItemError where the file is missing, unreadable, empty, damaged or not an image.
     """
     with _opened(source, max_decode_pixels) as image:
-        image.seek(page - 1)
+        if page > 1:
+            image.seek(page - 1)
         width, height = image.size
         return Size(height, width) if _is_turned(image) else Size(width, height)
 
@@ -171,15 +172,15 @@ def _unidentified(file: BinaryIO) -> ItemError:
 def _is_turned(image: Image.Image) -> bool:
     if image.format == "TIFF":  # whose size Pillow has turned already
         return False
-    if isinstance(image, PngImagePlugin.PngImageFile) and not _may_have_exif(image):
+    if not any(name in image.info for name in _EXIF) and not _has_late_exif(image):
         return False
     return _orientation(image) in _TURNED
 
 
-def _may_have_exif(png: ImageFile.ImageFile) -> bool:
-    """Whether a PNG can have an orientation. Pillow decodes all of a PNG to look for it behind the pixels."""
-    if any(name in png.info for name in _PNG_EXIF):
-        return True
+def _has_late_exif(png: Image.Image) -> bool:
+    """Whether a PNG may have an orientation behind the pixels, all of which Pillow would decode to look for it."""
+    if not isinstance(png, PngImagePlugin.PngImageFile):
+        return False
     assert png.fp
     png.fp.seek(_PNG_SIGNATURE_BYTES)
     behind = False

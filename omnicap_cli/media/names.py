@@ -70,7 +70,9 @@ def shown_path(path: str) -> str:
 
     In a percent-encoded name every `%` is encoded too, so `path_of_shown` finds the bytes again.
     """
-    path = without_credentials(plain_path(path))
+    path = plain_path(path)
+    if path.isascii():
+        return without_credentials(path)
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -83,14 +85,15 @@ def without_credentials(text: str) -> str:
 
     Other protocols (`github://org:repo@branch/…`) have an @ that is no secret.
     """
-    return _PASSWORD.sub(r"\1@", _WEB_USER.sub(r"\1", text))
+    return _PASSWORD.sub(r"\1@", _WEB_USER.sub(r"\1", text)) if "://" in text else text
 
 
 def plain_path(path: str) -> str:
     """`path` without `./` and doubled slashes, with `/` between folders. Two spellings of one path become one."""
     if "://" in path:
         return path
-    path = _DOT_STEPS.sub("", path)
+    if "//" in path or "/./" in path:
+        path = _DOT_STEPS.sub("", path)
     while path.startswith("./"):
         path = path[2:].lstrip("/")
     return path.replace(os.sep, "/") if os.sep != "/" else path

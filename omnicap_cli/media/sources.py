@@ -24,6 +24,7 @@ from omnicap_cli.media import archives, remote
 from omnicap_cli.media.access import open_file, unreadable
 from omnicap_cli.media.counting import PageCounter
 from omnicap_cli.media.names import (
+    IMAGE_SUFFIXES,
     PDF_SUFFIX,
     TIFF_SUFFIXES,
     is_archive,
@@ -102,17 +103,17 @@ class Sources:
         return list(self._items_of(unit)) if is_url(unit.path) and not is_archive(unit.path) else self._items_of(unit)
 
     def _items_of(self, unit: Unit) -> Iterator[Item]:
-        make = functools.partial(_item, unit)
+        make, suffix = functools.partial(_item, unit), suffix_of(unit.path)
         try:
             if unit.error:
                 raise unit.error
             if unit.content is not None:
                 yield from self._held_items(unit, unit.content, make)
-            elif is_archive(unit.path):
+            elif suffix not in IMAGE_SUFFIXES and is_archive(unit.path):
                 yield from self._archive_items(unit)
             else:
                 fingerprint = self._remote_print(unit.path) if is_url(unit.path) else self._local_print(unit.path)
-                yield from self._pages(make, MediaRef(path=unit.path), suffix_of(unit.path), fingerprint)
+                yield from self._pages(make, MediaRef(path=unit.path), suffix, fingerprint)
         except ItemError as error:
             yield make(MediaRef(path=unit.path), error=error)
 
