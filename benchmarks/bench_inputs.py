@@ -83,7 +83,8 @@ def archives(folder: Path) -> None:
         result = compare(Side("folder", lambda: read(pictures)), Side(name, lambda name=name: read(folder / name)))
         rates = [NUM_PICTURES / sorted(side)[len(side) // 2] for side in (result.first, result.second)]
         details = f"folder {rates[0]:.0f}/s, archive {rates[1]:.0f}/s"
-        print_row(f"decoding from {name}: rate over a folder's", result.ratio, ">= 0.9", details=details)
+        wanted = ">= 0.9" if name == "x.tar" else "(for scale)"  # decompressing takes its time
+        print_row(f"decoding from {name}: rate over a folder's", result.ratio, wanted, details=details)
 
 
 def walk(folder: str) -> Iterator[str]:
