@@ -325,6 +325,9 @@ def test_file_urls_are_read(omnicap, make_pictures):
     base = (omnicap.folder / "in").as_uri()
     assert omnicap.run(base, f"{base}/0000.png", "-o", "out.jsonl").returncode == 0
     assert outcome(omnicap) == {f"{base}/0000.png": "ok", f"{base}/0001.png": "ok"}
+    (omnicap.folder / "in" / "list.csv").write_text(f"image\n0000.png\n{omnicap.folder}/in/0001.png\n")
+    assert omnicap.run(f"{base}/list.csv", "-o", "list.jsonl").returncode == 0
+    assert outcome(omnicap, "list.jsonl") == {f"{base}/0000.png": "ok", f"{omnicap.folder}/in/0001.png": "ok"}
 
 
 def test_a_manifest_from_elsewhere_names_no_file_of_this_machine(omnicap, make_pictures):

@@ -70,7 +70,7 @@ class Walk:
     def _glob_units(self, pattern: str) -> Iterator[Unit]:
         found = False
         try:
-            for path in remote.glob(pattern) if is_url(pattern) else sorted(glob.iglob(pattern, recursive=True)):
+            for path in _remote_glob(pattern) if is_url(pattern) else sorted(glob.iglob(pattern, recursive=True)):
                 found = True
                 yield from self._named(path)
         except ItemError as error:
@@ -146,7 +146,7 @@ class Walk:
         elif not path or path.startswith("data:"):
             problem = f"{self.image_key!r} names no picture: {str(picture)[:_EXCERPT_CHARACTERS]!r}"
             yield Unit(path=place, own_id=own_id, meta=meta, error=ManifestError(problem))
-        elif is_url(folder) and self.image_root is None and not _is_elsewhere(path := urljoin(folder, path)):
+        elif self.image_root is None and _is_elsewhere(folder) and not _is_elsewhere(_joined(folder, path)):
             refusal = ManifestError("a manifest from elsewhere can't name files of this machine, but with --image-root")
             yield Unit(path=place, own_id=own_id, meta=meta, error=refusal)
         else:
@@ -154,11 +154,13 @@ class Walk:
 
     def _found(self, path: str, folder: str) -> str:
         """A path of a row, which counts from --image-root, else from the manifest's folder or the current one."""
-        if is_url(path) or os.path.isabs(path):
+        if is_url(path):
             return path
         if self.image_root is not None:
             return os.path.join(self.image_root, path)
-        beside = os.path.join(folder, path)
+        if os.path.isabs(path) and not is_url(folder):
+            return path
+        beside = _joined(folder, path) if is_url(folder) else os.path.join(folder, path)
         return beside if is_url(beside) or _exists(beside) or not _exists(path) else path
 
     # ---------------------------------------------------------------------------------------- files and folders
@@ -215,7 +217,7 @@ class Walk:
     def _remote_tree(self, folder: str, meta: Mapping[str, Any]) -> Iterator[Unit]:
         try:
             for url, is_folder in remote.list_folder(folder):
-                name = bare(url.rstrip("/")).rsplit("/", 1)[-1]
+                name = _last_name(url)
                 if name.startswith("."):
                     continue
                 if is_folder:
@@ -224,6 +226,16 @@ class Walk:
                     yield Unit(path=url, meta=meta)
         except ItemError as error:
             yield Unit(path=folder, meta=meta, error=error)
+
+
+def _remote_glob(pattern: str) -> Iterator[str]:
+    """Hidden names only where the pattern names them, as in a shell."""
+    wants_hidden = _last_name(pattern).startswith(".")
+    return (url for url in remote.glob(pattern) if wants_hidden or not _last_name(url).startswith("."))
+
+
+def _last_name(url: str) -> str:
+    return bare(url.rstrip("/")).rsplit("/", 1)[-1]
 
 
 def _folder_of(path: str) -> str:
@@ -237,6 +249,13 @@ def _path_and_content(picture: Any) -> tuple[str | None, bytes | None]:
     if isinstance(picture, bytes):
         return None, picture
     return (picture, None) if isinstance(picture, str) else (None, None)
+
+
+def _joined(folder: str, path: str) -> str:
+    """A row's path as seen from the URL of its manifest's folder, which ends in a slash."""
+    if _is_http(folder):
+        return urljoin(folder, path)
+    return path if is_url(path) or path.startswith("/") else folder + path
 
 
 def _is_elsewhere(path: str) -> bool:

@@ -6,15 +6,18 @@ import contextlib
 import io
 import json
 import os
+import pickle
 import threading
 from pathlib import Path
 
+import fsspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from media_samples import encrypted_pdf, pdf, permissions_bind, run_bound_by_permissions, solid_png
 
-from omnicap_cli.core.records import Item, MediaRef
+from omnicap_cli.core.records import Item, MediaRef, Settings
+from omnicap_cli.media.decode import decode
 from omnicap_cli.media.names import path_of_shown, printable, shown_path
 from omnicap_cli.media.sources import Sources, unique_items
 
@@ -747,3 +750,38 @@ def test_a_long_stream_of_lines(here):
         pass
     assert count == 30_002
     assert last.id == "b.png"
+
+
+# --- URLs of other protocols
+
+
+@pytest.fixture
+def memory(here):
+    """The file system memory://, emptied afterwards."""
+    system = fsspec.filesystem("memory")
+    yield system
+    system.store.clear()
+    system.pseudo_dirs[:] = [""]
+
+
+def test_files_and_folders_in_memory_are_items_that_any_process_can_decode(memory):
+    two_pages, picture = pdf((10, 10), (20, 10)), solid_png((250, 0, 0))
+    for name, data in (("p/a.png", picture), ("p/deep/two.pdf", two_pages), ("p/notes.txt", b""), ("p/.hid.png", PNG)):
+        memory.pipe(f"/{name}", data)
+    memory.pipe("/list.csv", b"image,t\np/a.png,beside\n")
+    expected = ["memory://p/a.png", "memory://p/deep/two.pdf#page=1", "memory://p/deep/two.pdf#page=2"]
+    assert ids("memory://p") == expected
+    assert ids("memory://p/*.png") == ["memory://p/a.png"]
+    found = items("memory://list.csv")
+    assert [(item.id, dict(item.meta)) for item in found] == [("memory://p/a.png", {"t": "beside"})]
+    assert decode(pickle.loads(pickle.dumps(found[0])), Settings()).image.getpixel((0, 0)) == (250, 0, 0)
+    assert found[0].media.content == picture  # it goes along: another process has another memory
+    assert kinds("memory://gone.png") == {"memory://gone.png": "NotFoundError"}
+
+
+def test_a_changed_file_in_memory_is_known_as_changed(memory):
+    memory.pipe("/a.png", solid_png((1, 1, 1)))
+    before = items("memory://a.png")[0].fingerprint
+    assert items("memory://a.png")[0].fingerprint == before
+    memory.pipe("/a.png", solid_png((2, 2, 2), (9, 9)))
+    assert items("memory://a.png")[0].fingerprint != before
