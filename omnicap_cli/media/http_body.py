@@ -10,6 +10,7 @@ import http.client
 import io
 import re
 import zlib
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -64,9 +65,9 @@ class _Raw(io.RawIOBase):
         target[: len(piece)] = piece
         return len(piece)
 
+    @abstractmethod
     def _piece(self, num_bytes: int) -> bytes:
         """At least one and at most `num_bytes`, which is at least one; none at the end."""
-        raise NotImplementedError
 
 
 class _Body(_Raw):

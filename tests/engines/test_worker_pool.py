@@ -18,7 +18,7 @@ from PIL import Image
 
 from omnicap_cli.core.records import Idle, Item, MediaRef, Prompt, Request, Settings
 from omnicap_cli.engines.worker_pool import WorkerPool
-from omnicap_cli.errors import EngineError, NotFoundError
+from omnicap_cli.errors import EngineError, NotFoundError, UnsupportedError
 
 SUPPORT = Path(__file__).parent.parent / "support"
 SECONDS = 60  # for what must happen at all; nothing is measured
@@ -147,6 +147,23 @@ def test_all_requests_of_an_item_are_answered(picture):
     expected = {each.key: f"{each.item.id.upper()}|{each.prompt.style}|3x2" for each in requests}
     with pool_of(2) as pool:
         assert answers(pool.run(iter(requests), threading.Event())) == expected
+
+
+@pytest.mark.parametrize("failing", [{"text"}, {"markdown"}, {"text", "markdown"}])
+def test_prompts_that_fail_alone_take_no_others_with_them(picture, failing):
+    """As when one of an item's prompts asks for a column that the item lacks."""
+    requests = [
+        request(name, picture, style, num_following, UnsupportedError("no") if style in failing else None)
+        for name in ("a", "b", "c")
+        for style, num_following in (("text", 1), ("markdown", 0))
+    ]
+    with pool_of(1) as pool:
+        found = answers(pool.run(requests, threading.Event()))
+    assert found == {
+        f"{name}/{style}": "UnsupportedError" if style in failing else f"{name.upper()}|{style}|3x2"
+        for name in ("a", "b", "c")
+        for style in ("text", "markdown")
+    }
 
 
 def test_a_second_run_of_the_same_pool(picture):

@@ -130,6 +130,19 @@ def test_a_broken_picture_that_was_captioned_once_is_copied_as_it_is():
     assert tree() == ["a.png", "a.png.xmp"]
 
 
+def test_pictures_whose_safe_names_meet_are_all_copied(here):
+    (here / "in").mkdir()
+    os.chdir("in")
+    names = ["../x.png", "x.png", "a:b.png", "a_b.png"]
+    for number, name in enumerate(names):
+        make(name)
+        Image.new("RGB", (number + 1, 1)).save(name)
+    outcome = convert(*(record(number, name) for number, name in enumerate(names)), output="../out", overwrite=True)
+    assert outcome.num_written == 4
+    sizes = sorted(Image.open(path).size for path in (here / "out").rglob("*.png*"))
+    assert sizes == [(1, 1), (2, 1), (3, 1), (4, 1)]
+
+
 def test_paths_stay_in_the_folder(here):
     (here / "in").mkdir()
     os.chdir("in")

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from media_samples import encrypted_pdf, pdf, permissions_bind, run_bound_by_permissions, solid_png
 
 from omnicap_cli.core.records import Item, MediaRef, Settings
+from omnicap_cli.errors import OmnicapError
+from omnicap_cli.media import walk
 from omnicap_cli.media.decode import decode
 from omnicap_cli.media.names import path_of_shown, printable, shown_path
 from omnicap_cli.media.sources import Sources, unique_items
@@ -750,6 +752,25 @@ def test_a_long_stream_of_lines(here):
         pass
     assert count == 30_002
     assert last.id == "b.png"
+
+
+def test_a_line_without_end_is_wrong_usage_and_not_kept(here, monkeypatch):
+    """`find -print0` without -0, say."""
+    monkeypatch.setattr(walk, "_MAX_LINE_BYTES", 1000)
+    with pytest.raises(OmnicapError, match="1,000 bytes") as caught:
+        items("-", stdin=b"a.png\0" * 500)
+    assert "-0" in caught.value.hint
+
+
+def test_a_line_that_comes_in_many_pieces_is_put_together(here):
+    make("a.png")
+
+    class Dripping(io.BytesIO):
+        def read1(self, size=-1):
+            return self.read(1)
+
+    found = Sources(inputs=("-",), stdin=Dripping("\ufeff./a.png\n\nb.png".encode()))
+    assert [item.id for item in found] == ["a.png", "b.png"]
 
 
 # --- URLs of other protocols
