@@ -35,6 +35,7 @@ class WorkerPool:
         self._lock = threading.Lock()  # around the two that follow
         self._workers: list[_Worker] = []
         self._spare: _Worker | None = None
+        self._serving: list[threading.Thread] = []
         self._closing = False
 
     def _begin(self) -> None:
@@ -49,11 +50,13 @@ class WorkerPool:
     def run(self, requests: Iterable[Request | Idle], stop: threading.Event) -> Iterator[Result]:
         """See `Engine.run`. One call at a time."""
         self._begin()
-        threads = [threading.Thread(target=self._feed, args=(requests, stop), daemon=True)]
-        threads += [threading.Thread(target=self._serve, args=(stop,), daemon=True) for _ in range(self._num_workers)]
-        for thread in threads:
+        feeding = threading.Thread(target=self._feed, args=(requests, stop), daemon=True)
+        self._serving = [
+            threading.Thread(target=self._serve, args=(stop,), daemon=True) for _ in range(self._num_workers)
+        ]
+        for thread in (feeding, *self._serving):
             thread.start()
-        running = len(threads)
+        running = 1 + self._num_workers
         while running:
             result = self._done.get()
             if isinstance(result, BaseException):
@@ -72,6 +75,8 @@ class WorkerPool:
     def close(self) -> None:
         """End every process and wait until they are gone."""
         self.kill()
+        for thread in self._serving:  # one of them may be starting a process just now
+            thread.join()
         for worker in list(self._workers):
             worker.death()
 
