@@ -17,6 +17,7 @@ OmnicapError                 the run can't go on (exit 1)
     ├── UnsupportedError     not a format that is read here
     ├── DecodeError          damaged or truncated
     ├── TooLargeError        more pixels or bytes than the limit allows
+    ├── AspectRatioError     a picture too long for its width, or too wide for its height
     ├── EncryptedError       a PDF that asks for a password
     ├── ManifestError        a line of a manifest that names no item
     ├── DuplicateIdError     two different items with one id
@@ -117,6 +118,10 @@ class DecodeError(ItemError):
 
 class TooLargeError(ItemError):
     """More pixels or bytes than the limit allows."""
+
+
+class AspectRatioError(ItemError):
+    """A picture too long for its width, or too wide for its height, for the model."""
 
 
 class EncryptedError(ItemError):

@@ -9,7 +9,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any, Final
 
 # not `-m`, which looks for modules in the current folder first: that may be somebody's data set
@@ -24,14 +24,18 @@ class ChildDiedError(Exception):
 
 
 class Child:
-    """A process that runs `target` ("module:function") without arguments; `words` are its sys.argv."""
+    """A process that runs `target` ("module:function") without arguments; `words` are its sys.argv.
 
-    def __init__(self, target: str, *words: str) -> None:
+    `environment` are variables to set in it beside our own.
+    """
+
+    def __init__(self, target: str, *words: str, environment: Mapping[str, str] | None = None) -> None:
         module, function = target.split(":")
         self._process = subprocess.Popen(
             [sys.executable, "-c", _START.format(path=sys.path, module=module, function=function), *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            env={**os.environ, **(environment or {})},
             start_new_session=True,  # Ctrl-C is for the process that the user started; it tells this one
         )
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from omnicap_cli.engines.base import Engine
 
 IDLE_SECONDS: Final = 0.5
-_WINDOW: Final = 1024  # requests planned but not yet durable: bounds memory, and how far results may overtake
+_WINDOW: Final = 4096  # requests planned but not yet durable: bounds memory, and how far results may overtake
 _MAX_HELD_BYTES: Final = 1 << 27  # of pictures that came by in a stream and wait, compressed, in memory
 _MIN_FOR_RATE: Final = 20  # finished requests before an error rate means anything
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 import orjson
 
@@ -59,8 +59,10 @@ class RequestPlan:
         return self._digests[place]
 
     def _digest_of(self, prompt: Prompt, media: MediaRef) -> bytes:
-        texts = (prompt.type, prompt.style, prompt.lang, prompt.system, prompt.user)
-        named = [texts, astuple(self.engine), self.settings.of(media)]
+        texts = [(each.type, each.style, each.lang, each.system, each.user) for each in (prompt, *prompt.choices)]
+        engine = (self.engine.engine, self.engine.model, self.engine.revision, self.engine.fingerprint)
+        settings = {**self.settings.of(media), **self.engine.settings}
+        named = [texts if prompt.choices else texts[0], engine, settings]
         return hashlib.sha256(orjson.dumps(named, option=orjson.OPT_SORT_KEYS)).digest()
 
 

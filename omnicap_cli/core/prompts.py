@@ -9,7 +9,7 @@ import difflib
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn
@@ -24,7 +24,16 @@ else:  # the marker in pyproject.toml installs tomli there, and only there
 
 LANGUAGES: Final = ("en", "zh")
 ALL: Final = "all"
-_RESERVED: Final = {ALL, "auto"}
+AUTO: Final = "auto"  # in place of a type: the model is to choose one
+_RESERVED: Final = {ALL, AUTO}
+_NO_PICTURES: Final = {"video"}  # types that aren't of a single picture
+_TYPES_MARK: Final = "{types}"  # in the question by which a model chooses
+_CHOICE: Final = f"""\
+Which of these kinds is the picture?
+
+{_TYPES_MARK}
+
+Answer with the name before the colon and nothing else."""
 _LIST_HINT: Final = "`omnicap prompts list` shows every type, style and language"
 
 
@@ -62,6 +71,12 @@ class PromptType:
     description: str
     styles: Mapping[str, Style]
 
+    def nearest(self, style: str | None, lang: str) -> Prompt | None:
+        """The prompt of a style, or of the default where the type has no such style, or of the first with `lang`."""
+        named = [each for each in self.styles.values() if style in each.names]
+        having = [each.prompts[lang] for each in (*named, *self.styles.values()) if lang in each.prompts]
+        return having[0] if having else None
+
     def select(self, style: str, lang: str) -> list[Prompt]:
         """Prompts of one style, or of every style that has the language; an alias's own language wins."""
         if style == ALL:
@@ -89,10 +104,14 @@ class PromptType:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Catalogue:
-    """Every type with its styles, and the prompt that each task type of the training data is trained with."""
+    """Every type with its styles, and the prompt that each task type of the training data is trained with.
+
+    `choice` is what a model is asked to find out the type of a picture; its question lists the types.
+    """
 
     types: Mapping[str, PromptType]
     task_types: Mapping[str, Prompt]
+    choice: Prompt
 
     @classmethod
     def load(cls, path: Path | None = None) -> Catalogue:
@@ -128,6 +147,25 @@ class Catalogue:
         kind = self.types[type]
         wanted = styles or [next(iter(kind.styles))]
         return list(dict.fromkeys(prompt for style in wanted for prompt in kind.select(style, lang)))
+
+    def automatic(self, styles: Sequence[str], lang: str) -> Prompt:
+        """What a model is asked that is to choose the type: its `choices` are one prompt of each type.
+
+        Of a type without the style its default is asked, of one without the language nothing. Raises OptionError.
+        """
+        if lang not in LANGUAGES:
+            raise OptionError("--lang", lang, f"doesn't go with --type {AUTO}", hint=f"choose {' or '.join(LANGUAGES)}")
+        known = {name for kind in self for style in kind.styles.values() for name in style.names}
+        if len(styles) > 1 or ALL in styles:
+            raise OptionError("--style", ",".join(styles), f"is more than one, too many for --type {AUTO}")
+        if styles and styles[0] not in known:
+            raise _unknown("--style", styles[0], "a style of any type", sorted(known))
+        style = styles[0] if styles else None
+        kinds = [kind for kind in self if kind.name not in _NO_PICTURES]
+        choices = tuple(filter(None, (kind.nearest(style, lang) for kind in kinds)))
+        listed = "\n".join(f"{each.type}: {self.types[each.type].description}" for each in choices)
+        question = self.choice.user.replace(_TYPES_MARK, listed)
+        return replace(self.choice, style=style or "default", lang=lang, user=question, choices=choices)
 
     def system_for_task(self, task_type: str) -> str:
         """The system text under which records of `task_type` are trained. Raises OptionError."""
@@ -230,13 +268,23 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
 
 
 def _catalogue(root: _Table) -> Catalogue:
-    root.only("types", "task_types", "replace")
+    root.only("types", "task_types", "choice", "replace")
     if not isinstance(root.values.get("replace", False), bool):
         root.fail("replace", f"is {root.values['replace']!r}, not true or false", "write replace = true")
     types = {name: _type(name, table) for name, table in root.table("types").tables()}
     if not types:
         root.fail("types", "has no type", "add one as [types.TYPE.styles.STYLE.en], or drop replace = true")
-    return Catalogue(types=types, task_types=_task_types(root.table("task_types"), types))
+    return Catalogue(types=types, task_types=_task_types(root.table("task_types"), types), choice=_choice(root))
+
+
+def _choice(root: _Table) -> Prompt:
+    """The question by which a model chooses a type; the built-in one where a file that replaces all has none."""
+    table = root.table("choice")
+    table.only("system", "user")
+    user = table.text("user") or _CHOICE
+    if _TYPES_MARK not in user:
+        table.fail("user", f"has no {_TYPES_MARK}", "write it where the list of types is to stand")
+    return Prompt(type=AUTO, style="default", lang="en", system=table.text("system") or "", user=user)
 
 
 def _type(name: str, table: _Table) -> PromptType:

@@ -62,6 +62,7 @@ class Prompt:
     """What an engine is asked: the texts, and the names under which a user asked for them.
 
     `own` marks texts that are a user's own, not those of the built-in catalogue: their question goes into the record.
+    Where the model is to choose among `choices`, one for each type, the texts are what it is asked for that.
     """
 
     type: str
@@ -70,6 +71,7 @@ class Prompt:
     system: str
     user: str
     own: bool = False
+    choices: tuple[Prompt, ...] = ()
 
     @property
     def sha(self) -> str:
@@ -79,12 +81,16 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineIdentity:
-    """Which engine and model answer. `fingerprint` changes when the weights do."""
+    """Which engine and model answer, and its own `settings`: what an engine decides or is told for all requests.
+
+    `fingerprint` changes when the weights do.
+    """
 
     engine: str
     model: str
     revision: str | None
     fingerprint: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +171,8 @@ class Idle(enum.Enum):
 class Result:
     """What became of a request. `error` is set if and only if there is no caption.
 
-    `width` and `height` are those of the picture as shown (turned by its EXIF orientation), in pixels.
+    `width` and `height` are those of the picture as shown (turned by its EXIF orientation), in pixels. Where the engine
+    chose the type, `prompt` is what it asked then, and `type_score` the share (0 to 1) that spoke for that type.
     """
 
     key: str
@@ -178,6 +185,8 @@ class Result:
     image_tokens: int = 0
     output_tokens: int = 0
     seconds: float = 0.0
+    prompt: Prompt | None = None
+    type_score: float | None = None
 
     @classmethod
     def failed(cls, request: Request, error: ItemError, *, seconds: float = 0.0) -> Result:
@@ -197,11 +206,14 @@ def encode_record(request: Request, result: Result, engine: EngineIdentity) -> b
 
 def build_record(request: Request, result: Result, engine: EngineIdentity) -> dict[str, Any]:
     """The record as users see it, keys in the documented order."""
-    item, prompt, error = request.item, request.prompt, result.error
+    item, prompt, error = request.item, result.prompt or request.prompt, result.error
     record: dict[str, Any] = {"id": item.id, "image": item.image}
     if item.media.page is not None:
         record["page"] = item.media.page
-    record |= {"type": prompt.type, "style": prompt.style, "lang": prompt.lang, "caption": result.text}
+    record |= {"type": prompt.type, "style": prompt.style, "lang": prompt.lang}
+    if result.type_score is not None:
+        record["type_score"] = round(result.type_score, 4)
+    record["caption"] = result.text
     record["status"] = "error" if error else "ok"
     if error:
         record["error"] = {"kind": error.kind, "message": error.message}
@@ -213,7 +225,7 @@ def build_record(request: Request, result: Result, engine: EngineIdentity) -> di
         "engine": engine.engine,
         "prompt_sha": prompt.sha,
         **({"prompt": prompt.user} if prompt.own else {}),
-        "settings": request.settings.of(item.media),
+        "settings": {**request.settings.of(item.media), **engine.settings},
         "width": result.width,
         "height": result.height,
         "prompt_tokens": result.prompt_tokens,

@@ -432,7 +432,7 @@ def test_byte_order_mark_is_no_error(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message", "hint"),
     [
-        ("name = 1", "name: unknown key; known here: types, task_types, replace", "remove it"),
+        ("name = 1", "name: unknown key; known here: types, task_types, choice, replace", "remove it"),
         (
             '[types.aigc.styles.short.en]\nsytem = "x"',
             "types.aigc.styles.short.en.sytem: unknown key; known here: system, user, aliases",

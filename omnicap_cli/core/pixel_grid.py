@@ -1,0 +1,127 @@
+"""How the Qwen-VL family cuts a picture into patches and tokens: arithmetic on a width and a height, and no pixel.
+
+It is done for millions of pictures, so it is plain Python on two integers, and needs neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from omnicap_cli.errors import AspectRatioError, EngineError
+
+MAX_ASPECT_RATIO: Final = 200  # of transformers' smart_resize; no configuration changes it
+# One cuts pictures as the other; "Fast" is what older versions of transformers call the first.
+_IMAGE_PROCESSORS: Final = {"Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast", "Qwen2VLImageProcessorPil"}
+_COPY_IT: Final = "copy preprocessor_config.json from the model that this one is made from"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PixelGrid:
+    """A patch is `patch_size` pixels square, a token `merge_size` patches square.
+
+    Before it is cut, a picture is resized to an area within `min_pixels` and `max_pixels`. Qwen2-VL, Qwen2.5-VL and
+    Qwen3-VL differ in these numbers alone (for clips in more: Qwen3-VL's limits are of all frames together). The
+    defaults are what transformers takes where a model doesn't say.
+    Source: `smart_resize` in transformers' image processor of Qwen2-VL.
+    """
+
+    patch_size: int = 14
+    merge_size: int = 2
+    temporal_patch_size: int = 2
+    min_pixels: int = 56 * 56
+    max_pixels: int = 28 * 28 * 1280
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            number = getattr(self, name)
+            if type(number) is not int or number < 1:
+                raise EngineError(f"the model's image processor has the {name} {number!r}", hint=_COPY_IT)
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> PixelGrid | None:
+        """The grid of a model's folder, or None where pictures are cut in another way.
+
+        Raises EngineError where the folder doesn't say how they are cut.
+        """
+        nested = _read_object(folder / "processor_config.json").get("image_processor")
+        config = nested or _read_object(folder / "preprocessor_config.json")
+        if not config:
+            raise EngineError(f"{folder} doesn't say how the model cuts pictures", hint=_COPY_IT)
+        return cls.of_config(config)
+
+    @classmethod
+    def of_config(cls, config: Mapping[str, Any]) -> PixelGrid | None:
+        """The grid of an image processor, by its configuration file or its `to_dict()`; None as in `of_folder`.
+
+        A limit of its own, as older versions of transformers write it, beats the one in `size`: so it does there.
+        """
+        if config.get("image_processor_type") not in _IMAGE_PROCESSORS or config.get("do_resize") is False:
+            return None
+        size = config.get("size") or {}
+        numbers = {name: config.get(name) for name in cls.__slots__}
+        for name, edge in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")):
+            if numbers[name] is None:
+                numbers[name] = size.get(edge, size.get(name))
+        return cls(**{name: number for name, number in numbers.items() if number is not None})
+
+    def with_limits(self, min_pixels: int | None, max_pixels: int | None) -> PixelGrid:
+        """The same within limits that a user asked for: a limit of the model's own gives way to them."""
+        low = min_pixels or min(self.min_pixels, max_pixels or self.min_pixels)
+        high = max_pixels or max(self.max_pixels, low)
+        return replace(self, min_pixels=low, max_pixels=high)
+
+    @property
+    def values_per_patch(self) -> int:
+        """Numbers that the vision encoder gets for a patch: of 3 colours, as often as a patch of a clip has frames."""
+        return 3 * self.temporal_patch_size * self.patch_size**2
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width, in pixels, that a picture is resized to before it is cut.
+
+        Raises AspectRatioError where one side is too long for the other.
+        """
+        if max(height, width) / min(height, width) > MAX_ASPECT_RATIO:
+            raise AspectRatioError(
+                f"{width} x {height} pixels: one side is more than {MAX_ASPECT_RATIO} times the other, "
+                "which the model doesn't take"
+            )
+        side = self.patch_size * self.merge_size
+        new_height, new_width = round(height / side) * side, round(width / side) * side
+        if new_height * new_width > self.max_pixels:
+            scale = math.sqrt(height * width / self.max_pixels)
+            new_height = max(side, math.floor(height / scale / side) * side)
+            new_width = max(side, math.floor(width / scale / side) * side)
+        elif new_height * new_width < self.min_pixels:
+            scale = math.sqrt(self.min_pixels / (height * width))
+            new_height = math.ceil(height * scale / side) * side
+            new_width = math.ceil(width * scale / side) * side
+        return new_height, new_width
+
+    def num_patches(self, height: int, width: int) -> int:
+        """Patches of a picture, each a row of `pixel_values`. Raises as `resized`."""
+        new_height, new_width = self.resized(height, width)
+        return (new_height // self.patch_size) * (new_width // self.patch_size)
+
+    def num_tokens(self, height: int, width: int) -> int:
+        """Tokens that stand in the prompt for a picture. Raises as `resized`."""
+        return self.num_patches(height, width) // self.merge_size**2
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a model's folder, empty where there is no such file."""
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise EngineError(f"can't read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise EngineError(f"{path} is damaged: {error}", hint="copy or download it again") from error
+    if not isinstance(content, dict):
+        raise EngineError(f"{path} is damaged: it holds no object", hint="copy or download it again")
+    return content
