@@ -7,7 +7,7 @@ import itertools
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -16,7 +16,7 @@ from omnicap_cli.console import Console, OutputClosedError
 from omnicap_cli.core.journal import Journal, read_index
 from omnicap_cli.core.pipeline import Pipeline, Policy, Sink, Tally
 from omnicap_cli.core.planning import RequestPlan
-from omnicap_cli.core.prompts import Catalogue
+from omnicap_cli.core.prompts import AUTO, Catalogue
 from omnicap_cli.core.records import Item, Prompt, Settings
 from omnicap_cli.core.run_meta import RunMeta, journal_beside
 from omnicap_cli.core.shard import Shard
@@ -125,9 +125,10 @@ class CaptionRun:
     def __init__(self, config: CaptionConfig, console: Console, stdin: BinaryIO | None) -> None:
         self._config, self._console, self._stdin = config, console, stdin
         prompts = _prompts(config)
-        model = config.engine_options.model
-        name = choose_engine(config.engine, prompts=prompts, own_prompt=config.own_prompt, model=model)
-        self._engine = create_engine(name, config.engine_options)
+        options = config.engine_options
+        name = choose_engine(config.engine, prompts=prompts, own_prompt=config.own_prompt, options=options)
+        self._engine = create_engine(name, options)
+        self._engine.say = console.info
         self._started = time.monotonic()
         self._plan = RequestPlan(
             prompts=prompts,
@@ -143,7 +144,9 @@ class CaptionRun:
         journal = None if self._config.overwrite else self._config.journal
         contents = read_index(journal) if journal else None
         items = self._config.items(self._stdin, self._console.warning)
-        counts = count_plan(items, self._plan, contents, retry_failed=self._config.policy.retry_failed)
+        retry_failed = self._config.policy.retry_failed
+        forecast = self._engine.forecast()
+        counts = count_plan(items, self._plan, contents, retry_failed=retry_failed, forecast=forecast)
         identity = self._engine.identity
         return {"engine": identity.engine, "model": identity.model, "prompts": self._plan.prompt_names, **counts}
 
@@ -268,9 +271,31 @@ def _check_output(path: Path) -> None:
 
 def _prompts(config: CaptionConfig) -> list[Prompt]:
     """The prompts asked of every item: from the catalogue, or the user's own."""
+    if config.type == AUTO:
+        return [_automatic(config)]
     chosen = Catalogue.load(config.prompts).select(config.type, config.styles, config.lang)
-    own = {name: text for name, text in (("user", config.prompt), ("system", config.system)) if text is not None}
     if len(chosen) > 1 and config.prompt is not None:
         raise UsageError("--prompt takes the place of one question", hint="Choose one --style and one --lang with it.")
+    return _marked(
+        replace(
+            prompt,
+            user=prompt.user if config.prompt is None else config.prompt,
+            system=prompt.system if config.system is None else config.system,
+        )
+        for prompt in chosen
+    )
+
+
+def _marked(prompts: Iterable[Prompt]) -> list[Prompt]:
+    """The prompts, those marked that are not of the built-in catalogue."""
     built_in = set(Catalogue.load().prompts)
-    return [replace(prompt, **own, own=True) if own or prompt not in built_in else prompt for prompt in chosen]
+    return [each if each in built_in else replace(each, own=True) for each in prompts]
+
+
+def _automatic(config: CaptionConfig) -> Prompt:
+    """The prompt under which the model chooses the type of each item."""
+    if config.own_prompt:
+        hint = "Leave out --type auto: the type of a picture changes nothing about a question of your own."
+        raise UsageError("--prompt and --system don't go with --type auto", hint=hint)
+    prompt = Catalogue.load(config.prompts).automatic(config.styles, config.lang)
+    return replace(prompt, choices=tuple(_marked(prompt.choices)))

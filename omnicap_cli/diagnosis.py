@@ -74,12 +74,26 @@ def _formats() -> list[Finding]:
 
 
 def _gpu() -> Finding:
-    if shutil.which("nvidia-smi"):
-        return Finding(name="GPU", ok=True, detail="the NVIDIA driver is installed")
-    return Finding(name="GPU", ok=False, detail="no NVIDIA driver found; the CPU is used")
+    if ENGINES["huggingface"].missing:
+        found = "an NVIDIA driver, but no torch to use it" if shutil.which("nvidia-smi") else "no NVIDIA driver found"
+        return Finding(name="GPU", ok=False, detail=found)
+    from omnicap_cli.core.machine import read_machine
+    from omnicap_cli.core.memory import gigabytes
+
+    machine = read_machine()
+    torch = f"torch {machine.torch_version} is built for {machine.built_for or 'the CPU only'}"
+    gpus = [f"{gpu.name} ({gigabytes(gpu.free_bytes)} free)" for gpu in machine.gpus]
+    gpus += ["Apple GPU"] if machine.has_mps else []
+    detail = f"{', '.join(gpus)}; {torch}" if gpus else f"none found, the CPU is used; {machine.gpu_problem or torch}"
+    return Finding(name="GPU", ok=bool(gpus), detail=detail)
 
 
 def _engine(name: str) -> Finding:
-    if not ENGINES[name].here:
+    spec = ENGINES[name]
+    if not spec.here:
         return Finding(name=f"engine {name}", ok=False, detail="not in this version of omnicap")
-    return Finding(name=f"engine {name}", ok=True, detail="in this version of omnicap")
+    if spec.missing:
+        fix = f"{sys.executable} -m pip install 'omnicap[{spec.extra}]'"
+        return Finding(name=f"engine {name}", ok=False, detail=f"needs {', '.join(spec.missing)}", fix=fix)
+    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in spec.packages)
+    return Finding(name=f"engine {name}", ok=True, detail=f"ready ({versions})" if versions else "ready")

@@ -8,42 +8,56 @@ from collections.abc import Iterable
 from omnicap_cli.core.journal import Contents
 from omnicap_cli.core.planning import RequestPlan
 from omnicap_cli.core.records import Item, Settings
+from omnicap_cli.engines.base import Forecast
 from omnicap_cli.errors import ItemError
 from omnicap_cli.media.decode import probe
+from omnicap_cli.media.images import Size
 from omnicap_cli.media.names import is_url
 
 
 def count_plan(
-    items: Iterable[Item], plan: RequestPlan, contents: Contents | None, *, retry_failed: bool
+    items: Iterable[Item],
+    plan: RequestPlan,
+    contents: Contents | None,
+    *,
+    retry_failed: bool,
+    forecast: Forecast | None = None,
 ) -> dict[str, float]:
     """What a run over `items` would find: counts by name, and the pixels in millions, read from headers alone.
 
-    What is behind a URL is counted and not measured.
+    What is behind a URL is counted and not measured. `forecast` adds what the engine makes of it.
     """
     names = ("items", "unreadable", "megapixels", "requests", "done", "failed_before", "to_do")
     counts: dict[str, float] = dict.fromkeys(names, 0)
     for item in items:
         counts["items"] += 1
+        size = None
         try:
-            counts["megapixels"] += _megapixels(item, plan.settings)
+            size = _size(item, plan.settings)
         except ItemError:
             counts["unreadable"] += 1
-        if contents is None:  # nothing is known, so no key is needed
+        counts["megapixels"] += math.prod(size) / 1e6 if size else 0
+        if contents is None and forecast is None:  # nothing is known and nothing asked, so no key is needed
             counts["requests"] += len(plan.prompts)
             counts["to_do"] += len(plan.prompts)
             continue
+        to_do = []
         for request in plan.requests_of(item):
-            known = contents.known(request.key)
+            known = contents.known(request.key) if contents else None
             counts["requests"] += 1
             counts["done"] += known is not None and known.status == "ok"
             counts["failed_before"] += known is not None and known.status == "error"
-            counts["to_do"] += known is None or (retry_failed and known.status == "error")
+            if known is None or (retry_failed and known.status == "error"):
+                to_do.append(request)
+        counts["to_do"] += len(to_do)
+        if forecast and to_do and size:
+            forecast.add(to_do, width=size.width, height=size.height)
     counts["megapixels"] = round(counts["megapixels"], 2)
-    return counts
+    return counts | (forecast.named() if forecast else {})
 
 
-def _megapixels(item: Item, settings: Settings) -> float:
-    """Zero for what would have to be downloaded first."""
+def _size(item: Item, settings: Settings) -> Size | None:
+    """None for what would have to be downloaded first."""
     if not item.error and item.media.content is None and is_url(item.media.path):
-        return 0.0
-    return math.prod(probe(item, settings)) / 1e6
+        return None
+    return probe(item, settings)

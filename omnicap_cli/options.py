@@ -24,6 +24,16 @@ def option(*names: str, help: str, panel: str | None = None, **more: Any) -> Any
     return typer.Option(*names, help=help, envvar=env, rich_help_panel=panel, show_envvar=False, **more)
 
 
+def number_or(word: str, name: str, value: str | None) -> int | None:
+    """The number that an option has been given; None for the word that it takes too, or where it wasn't given."""
+    if value is None or value == word:
+        return None
+    try:
+        return int(value)
+    except ValueError:
+        raise OptionError(name, value, f"is not a number; give one, or {word}") from None
+
+
 def _read_options(context: typer.Context, path: Path | None) -> Path | None:
     """Make the values of a YAML file the defaults of the other options."""
     if path is None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from support.tiny_models import tiny_model as tiny_model  # a fixture
 
 SUPPORT = Path(__file__).parent / "support"
 PATIENCE_SECONDS = 60.0  # only ever reached by a test that fails

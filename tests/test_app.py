@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from omnicap_cli.errors import MissingExtraError
+
 ROOT = Path(__file__).resolve().parent.parent
 SIGN = ROOT / "examples" / "sign-zh.png"
 HEAVY = {"numpy", "PIL", "torch", "transformers", "cv2", "onnxruntime", "rapidocr", "pypdfium2", "yaml", "orjson"}
@@ -93,11 +95,10 @@ def test_wrong_usage_is_exit_2_and_says_what(arguments, said, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("more", [[], ["--model", "somewhere"], ["--style", "all", "--lang", "all"]])
-def test_without_a_model_it_says_what_to_install_or_pass(more):
+@pytest.mark.parametrize("more", [[], ["--style", "all", "--lang", "all"], ["--engine", "auto"]])
+def test_without_a_model_it_says_what_to_pass(more):
     result = omnicap("caption", str(SIGN), "--type", "natural", *more)
     assert result.returncode == 1
-    assert "pip install" in result.stderr
     assert "--model" in result.stderr
     assert "--type ocr" in result.stderr
     assert len(result.stderr.splitlines()) <= 6
@@ -249,13 +250,23 @@ def test_a_model_folder_without_models_is_named(tmp_path, kind):
     assert "Traceback" not in result.stderr
 
 
-def test_a_model_that_no_engine_here_runs_is_explained():
-    result = omnicap("caption", str(SIGN), "--type", "ocr", "--model", "U4R/OmniCaptioner")
+def test_a_hub_model_without_network_is_explained():
+    env = {"HF_HUB_OFFLINE": "1"}
+    result = omnicap("caption", str(SIGN), "--type", "ocr", "--model", "U4R/OmniCaptioner", env=env)
     assert (result.returncode, result.stdout) == (1, "")
     assert "U4R/OmniCaptioner" in result.stderr
-    assert "No such engine is in this version" in result.stderr
-    assert "--type ocr" in result.stderr
+    assert "HF_HUB_OFFLINE" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_missing_extra_is_one_command(monkeypatch):
+    from omnicap_cli.engines import base
+
+    monkeypatch.setattr(base.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError) as caught:
+        base.create_engine("huggingface", base.EngineOptions())
+    assert "torch, torchvision, transformers" in caught.value.message
+    assert "pip install 'omnicap[torch]'" in caught.value.hint
 
 
 @pytest.mark.parametrize(("value", "shown"), [("0", False), ("false", False), ("1", True)])
@@ -296,7 +307,8 @@ def test_doctor_finds_the_base_install_in_order():
     assert "PP-OCR" in result.stdout
     findings = {finding["name"]: finding for finding in json.loads(omnicap("doctor", "--json").stdout)}
     assert findings["engine rapidocr"]["ok"]
-    assert not findings["engine huggingface"]["ok"]
+    assert findings["engine huggingface"]["ok"]
+    assert not findings["engine vllm"]["ok"]
 
 
 def test_doctor_names_the_command_for_what_is_missing(monkeypatch):

@@ -9,9 +9,21 @@ from typing import Annotated
 
 import typer
 
-from omnicap_cli.options import AsJson, Debug, NoColor, OptionsFile, Quiet, Verbose, forms, make_console, option
+from omnicap_cli.options import (
+    AsJson,
+    Debug,
+    NoColor,
+    OptionsFile,
+    Quiet,
+    Verbose,
+    forms,
+    make_console,
+    number_or,
+    option,
+)
 
-_ENGINE, _MEDIA, _RUN, _OUTPUT = "Engine", "Pictures and pages", "Errors and repeats", "Output"
+_ENGINE, _GENERATION, _MEDIA = "Engine", "Generation", "Pictures and pages"
+_RUN, _OUTPUT = "Errors and repeats", "Output"
 
 
 class Fingerprint(str, Enum):
@@ -24,7 +36,7 @@ class Fingerprint(str, Enum):
 def _types(incomplete: str) -> list[str]:
     from omnicap_cli.core.prompts import Catalogue
 
-    return [name for name in Catalogue.load().types if name.startswith(incomplete)]
+    return [name for name in (*Catalogue.load().types, "auto") if name.startswith(incomplete)]
 
 
 def _styles(context: typer.Context, incomplete: str) -> list[str]:
@@ -55,7 +67,13 @@ def caption(
         ),
     ],
     type: Annotated[
-        str, option("-t", "--type", help="What the pictures show; see `omnicap prompts list`.", autocompletion=_types)
+        str,
+        option(
+            "-t",
+            "--type",
+            help="What the pictures show, see `omnicap prompts list`; auto: the model sorts them.",
+            autocompletion=_types,
+        ),
     ] = "natural",
     style: Annotated[
         str | None,
@@ -78,10 +96,47 @@ def caption(
     engine: Annotated[
         str, option("--engine", help="auto, or an engine's name.", panel=_ENGINE, autocompletion=_engines)
     ] = "auto",
-    model: Annotated[str | None, option("--model", help="Model folder (or hub id).", panel=_ENGINE)] = None,
+    model: Annotated[str | None, option("--model", help="Model folder or hub id.", panel=_ENGINE)] = None,
+    revision: Annotated[
+        str | None, option("--revision", help="Branch, tag or commit of a hub id.", panel=_ENGINE)
+    ] = None,
+    device: Annotated[str, option("--device", help="auto, cpu, cuda, cuda:N or mps.", panel=_ENGINE)] = "auto",
+    dtype: Annotated[
+        str, option("--dtype", help="auto, float32, bfloat16 or float16; auto fits the device.", panel=_ENGINE)
+    ] = "auto",
+    attn: Annotated[str, option("--attn", help="auto, sdpa, flash_attention_2 or eager.", panel=_ENGINE)] = "auto",
+    quantize: Annotated[
+        str | None, option("--quantize", help="4bit or 8bit weights, with bitsandbytes on CUDA.", panel=_ENGINE)
+    ] = None,
+    gpus: Annotated[
+        str | None, option("--gpus", help="Share the work among N GPUs, or all. Default: one model.", panel=_ENGINE)
+    ] = None,
+    batch_size: Annotated[
+        str, option("--batch-size", help="Captions made together at most; auto fits the memory.", panel=_ENGINE)
+    ] = "auto",
     workers: Annotated[
         int | None, option("--workers", help="Processes that share the cores. Default: the engine's.", panel=_ENGINE)
     ] = None,
+    preset: Annotated[
+        str | None, option("--preset", help="paper: sample as the published script does.", panel=_GENERATION)
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, option("--max-new-tokens", help="Tokens of a caption. Default: 2048.", panel=_GENERATION)
+    ] = None,
+    temperature: Annotated[
+        float | None, option("--temperature", help="Draw tokens by chance. Default: greedy.", panel=_GENERATION)
+    ] = None,
+    top_p: Annotated[
+        float | None, option("--top-p", help="Draw from the likeliest that add up to this.", panel=_GENERATION)
+    ] = None,
+    top_k: Annotated[int | None, option("--top-k", help="Draw from so many.", panel=_GENERATION)] = None,
+    repetition_penalty: Annotated[
+        float | None, option("--repetition-penalty", help="Make used tokens less likely; 1 is off.", panel=_GENERATION)
+    ] = None,
+    seed: Annotated[int, option("--seed", help="Other draws for another seed.", panel=_GENERATION)] = 0,
+    retry_loops: Annotated[
+        bool, option("--retry-loops", help="Draw a caption that repeats itself once more.", panel=_GENERATION)
+    ] = False,
     dpi: Annotated[int, option("--dpi", help="Resolution at which PDF pages are rendered.", panel=_MEDIA)] = 150,
     min_pixels: Annotated[int | None, option("--min-pixels", help="Enlarge smaller pictures.", panel=_MEDIA)] = None,
     max_pixels: Annotated[int | None, option("--max-pixels", help="Shrink larger pictures.", panel=_MEDIA)] = None,
@@ -146,16 +201,28 @@ def caption(
     """
     from omnicap_cli.captioning import SHARD_MARK, CaptionConfig, CaptionRun
     from omnicap_cli.console import open_stdin
+    from omnicap_cli.core.generation import Generation, with_preset
     from omnicap_cli.core.pipeline import Policy
     from omnicap_cli.core.records import Settings, Transfer
     from omnicap_cli.core.shard import Shard
-    from omnicap_cli.engines.base import EngineOptions
+    from omnicap_cli.engines.base import DeviceOptions, EngineOptions
     from omnicap_cli.views import show_plan, show_record
 
     console = make_console(quiet=quiet, verbose=verbose, no_color=no_color)
     part = None if shard is None else Shard.parse(shard)
     if part and output:
         output = output.replace(SHARD_MARK, str(part.index))
+    chosen = with_preset(
+        preset,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        repetition_penalty=repetition_penalty,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
+    )
+    limits = {name: chosen.pop(name, None) for name in ("min_pixels", "max_pixels")}
     transfer = Transfer(timeout_seconds=timeout, num_retries=retries, max_bytes=max_file_bytes)
     config = CaptionConfig(
         inputs=tuple(inputs),
@@ -166,11 +233,23 @@ def caption(
         system=system,
         prompts=prompts,
         engine=engine,
-        engine_options=EngineOptions(model=model, workers=workers),
+        engine_options=EngineOptions(
+            model=model,
+            revision=revision,
+            devices=DeviceOptions(
+                device=device,
+                dtype=dtype,
+                attn=attn,
+                quantize=quantize,
+                gpus="all" if gpus == "all" else number_or("all", "--gpus", gpus),
+            ),
+            batch_size=number_or("auto", "--batch-size", batch_size),
+            workers=workers,
+            generation=Generation(**chosen, seed=seed, retry_loops=retry_loops),
+        ),
         settings=Settings(
             dpi=dpi,
-            min_pixels=min_pixels,
-            max_pixels=max_pixels,
+            **limits,
             max_decode_pixels=max_decode_pixels,
             transfer=transfer,
         ),

@@ -4,32 +4,70 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import shutil
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Literal, Protocol
 
+from omnicap_cli.core.generation import Generation
 from omnicap_cli.core.records import EngineIdentity, Idle, Prompt, Request, Result
 from omnicap_cli.errors import EngineError, MissingExtraError, OptionError, UsageError
 
-_WHAT_IS_HERE: Final = "To read the text of a picture, pass --type ocr (--style text or markdown): that works now."
-_WHAT_IS_NEEDED: Final = """
-For anything else a model is to be passed (--model U4R/OmniCaptioner, or a folder) to an engine that
-runs it (pip install 'omnicap[torch]'). No such engine is in this version yet: wait with installing."""
+DEFAULT_MODEL: Final = "U4R/OmniCaptioner"
+_WHAT_READS: Final = "To read the text of a picture without one, pass --type ocr (--style text or markdown)."
+_WHAT_IS_NEEDED: Final = f"""Name one: --model FOLDER, or a hub id such as
+--model {DEFAULT_MODEL} (16 GB, made for a GPU). {_WHAT_READS}"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceOptions:
+    """What a user may decide about where a model runs, and how; see `core.devices`, which checks it."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    attn: str = "auto"
+    quantize: str | None = None
+    gpus: int | Literal["all"] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.gpus, int) and self.gpus < 1:
+            raise OptionError("--gpus", self.gpus, "is not a number of GPUs; give 1 or more, or all")
+        if self.gpus is not None and self.device not in ("auto", "cuda"):
+            problem = f"can't be used with --device {self.device}, which is one device"
+            raise OptionError("--gpus", self.gpus, problem, hint="Leave out one of the two.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
-    """What a user may decide about an engine. `workers` is a number of processes, or None for the engine's choice."""
+    """What a user may decide about an engine.
+
+    `workers` is a number of processes, `batch_size` of captions made together at most; None leaves them to the engine.
+    """
 
     model: str | None = None
+    revision: str | None = None
+    devices: DeviceOptions = field(default_factory=DeviceOptions)
+    batch_size: int | None = None
     workers: int | None = None
+    generation: Generation = field(default_factory=Generation)
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise OptionError("--workers", self.workers, "is not a number of processes; give 1 or more")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise OptionError("--batch-size", self.batch_size, "is not a number of captions; give 1 or more")
+
+    @property
+    def for_models(self) -> list[str]:
+        """The options given that only vision-language models heed."""
+        changed = [name for name in ("revision", "batch_size") if getattr(self, name) is not None]
+        for given in (self.devices, self.generation):
+            default = type(given)()
+            changed += [each.name for each in fields(given) if getattr(given, each.name) != getattr(default, each.name)]
+        return [f"--{name.replace('_', '-')}" for name in changed]
 
 
 class Engine(ABC):
@@ -39,6 +77,7 @@ class Engine(ABC):
     """
 
     identity: EngineIdentity
+    say: Callable[[str], None] = staticmethod(lambda _: None)  # takes what a user may want to know while it works
 
     @abstractmethod
     def run(self, requests: Iterable[Request | Idle], stop: threading.Event) -> Iterator[Result]:
@@ -46,6 +85,10 @@ class Engine(ABC):
 
         When `stop` is set, what is on the device is finished and yielded, and the iterator ends.
         """
+
+    def forecast(self) -> Forecast | None:
+        """What counts the cost of requests without running them, where the engine can tell."""
+        return None
 
     @abstractmethod
     def warm_up(self) -> None:
@@ -60,34 +103,54 @@ class Engine(ABC):
         """As `close`, at once, whatever is running. Safe in a signal handler."""
 
 
+class Forecast(Protocol):
+    """Counts what requests will cost."""
+
+    def add(self, group: Sequence[Request], *, width: int, height: int) -> None:
+        """Count the requests of one item, whose picture has `width` by `height` pixels."""
+        ...
+
+    def named(self) -> dict[str, Any]:
+        """The counts, by name."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:
-    """How an engine is found: `module` has `create(options) -> Engine`; `extra` is the pip extra it needs.
+    """How an engine is found: `module` has `create(options) -> Engine`; `extra` is the pip extra of its `packages`.
 
     `reads` names the (type, style) pairs that it does without a prompt; None: whatever the prompt asks.
     """
 
     module: str
     extra: str | None
-    reads: frozenset[tuple[str, str]] | None
+    packages: tuple[str, ...] = ()
+    reads: frozenset[tuple[str, str]] | None = None
 
     @property
     def here(self) -> bool:
         """Whether this version of omnicap has the engine."""
         return importlib.util.find_spec(self.module) is not None
 
+    @property
+    def missing(self) -> list[str]:
+        """The packages that it needs and that aren't installed."""
+        return [name for name in self.packages if importlib.util.find_spec(name) is None]
+
 
 ENGINES: Final[dict[str, EngineSpec]] = {
     "rapidocr": EngineSpec(
         module="omnicap_cli.engines.rapidocr", extra=None, reads=frozenset([("ocr", "text"), ("ocr", "markdown")])
     ),
-    "huggingface": EngineSpec(module="omnicap_cli.engines.huggingface", extra="torch", reads=None),
-    "vllm": EngineSpec(module="omnicap_cli.engines.vllm", extra="vllm", reads=None),
-    "openai": EngineSpec(module="omnicap_cli.engines.openai", extra=None, reads=None),
+    "huggingface": EngineSpec(
+        module="omnicap_cli.engines.huggingface", extra="torch", packages=("torch", "torchvision", "transformers")
+    ),
+    "vllm": EngineSpec(module="omnicap_cli.engines.vllm", extra="vllm"),
+    "openai": EngineSpec(module="omnicap_cli.engines.openai", extra=None),
 }
 
 
-def choose_engine(name: str, *, prompts: list[Prompt], own_prompt: bool, model: str | None) -> str:
+def choose_engine(name: str, *, prompts: list[Prompt], own_prompt: bool, options: EngineOptions) -> str:
     """The name of the engine that answers `prompts`; `name` may be "auto".
 
     Raises UsageError where the named engine can't do them, EngineError where none here can.
@@ -96,30 +159,49 @@ def choose_engine(name: str, *, prompts: list[Prompt], own_prompt: bool, model: 
         raise OptionError("--engine", name, f"is not an engine; there are auto, {', '.join(ENGINES)}")
     asked = {(prompt.type, prompt.style) for prompt in prompts}
     if name == "auto":
-        if not own_prompt and _reads(ENGINES["rapidocr"], asked) and not _is_language_model(model):
-            return "rapidocr"
-        raise _no_model_here(asked, own_prompt=own_prompt, model=model)
+        name = _best(asked, own_prompt=own_prompt, model=options.model)
     if not ENGINES[name].here:
-        raise EngineError(f"--engine {name} is not in this version of omnicap", hint=_WHAT_IS_HERE)
+        raise EngineError(f"--engine {name} is not in this version of omnicap", hint=_WHAT_IS_NEEDED)
     if own_prompt and ENGINES[name].reads is not None:
         raise UsageError(f"--prompt and --system need a model that follows prompts; {name} only reads text")
     if not _reads(ENGINES[name], asked):
-        raise UsageError(f"{name} can't do {_listed(asked - (ENGINES[name].reads or set()))}", hint=_WHAT_IS_HERE)
+        what = f"{name} can't do {_listed(asked - (ENGINES[name].reads or set()))}"
+        raise UsageError(what, hint=_WHAT_READS)
+    if ENGINES[name].reads is not None and options.for_models:
+        what = f"{', '.join(options.for_models)}: {name} has no use for that"
+        raise UsageError(what, hint="Leave it out, or name a vision-language model with --model.")
     return name
 
 
 def create_engine(name: str, options: EngineOptions) -> Engine:
     """The engine called `name`, its model not loaded yet. Raises MissingExtraError, EngineError or OptionError."""
-    try:
-        module = importlib.import_module(ENGINES[name].module)
-    except ModuleNotFoundError as error:
-        extra = ENGINES[name].extra
-        wanted = f"omnicap[{extra}]" if extra else "omnicap"
-        raise MissingExtraError(
-            f"--engine {name} needs the package {error.name}", hint=f"Install it: pip install '{wanted}'"
-        ) from error
-    engine: Engine = module.create(options)
+    spec = ENGINES[name]
+    if missing := spec.missing:
+        wanted = f"omnicap[{spec.extra}]" if spec.extra else "omnicap"
+        what = f"--engine {name} needs {', '.join(missing)}, which {'are' if len(missing) > 1 else 'is'} not installed"
+        raise MissingExtraError(what, hint=f"Install it: pip install '{wanted}'")
+    engine: Engine = importlib.import_module(spec.module).create(options)
     return engine
+
+
+def _best(asked: set[tuple[str, str]], *, own_prompt: bool, model: str | None) -> str:
+    """What "auto" means: a model that is named decides, else the machine."""
+    reads = not own_prompt and _reads(ENGINES["rapidocr"], asked)
+    if _is_language_model(model) or (model is not None and not reads):
+        return "huggingface"
+    if model is None and _has_gpu() and not ENGINES["huggingface"].missing:
+        return "huggingface"
+    if reads:
+        return "rapidocr"
+    what = "--prompt" if own_prompt else _listed(asked)
+    install = " To run models: pip install 'omnicap[torch]'" if ENGINES["huggingface"].missing else ""
+    hint = _WHAT_IS_NEEDED + install
+    raise EngineError(f"nothing here can do {what}: that takes a vision-language model", hint=hint)
+
+
+def _has_gpu() -> bool:
+    """Whether there is an NVIDIA GPU, without loading anything."""
+    return shutil.which("nvidia-smi") is not None
 
 
 def _reads(spec: EngineSpec, asked: set[tuple[str, str]]) -> bool:
@@ -131,13 +213,6 @@ def _is_language_model(model: str | None) -> bool:
     if model is None or Path(model).is_dir():
         return model is not None and (Path(model) / "config.json").exists()
     return model.count("/") == 1 and not model.startswith((".", "~")) and not Path(model).parent.is_dir()
-
-
-def _no_model_here(asked: set[tuple[str, str]], *, own_prompt: bool, model: str | None) -> EngineError:
-    what = f"--model {model}" if model else "--prompt" if own_prompt else _listed(asked)
-    return EngineError(
-        f"nothing here can do {what}: that takes a vision-language model", hint=_WHAT_IS_HERE + _WHAT_IS_NEEDED
-    )
 
 
 def _listed(pairs: set[tuple[str, str]]) -> str:

@@ -6,18 +6,16 @@ what runs in them.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
-import math
-import os
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from omnicap_cli.core.machine import num_cores
 from omnicap_cli.core.records import EngineIdentity, Idle, Request, Result
 from omnicap_cli.engines.base import Engine, EngineOptions
 from omnicap_cli.engines.worker_pool import WorkerPool
@@ -87,15 +85,6 @@ def find_models(folder: Path) -> dict[str, Path]:
             raise OptionError("--model", str(folder), problem, hint="rapidocr takes a folder of PP-OCR models as ONNX.")
         found[part] = files[0]
     return found
-
-
-def num_cores() -> int:
-    """The cores that this process may use, by its affinity and by the quota of its container."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):  # no cgroup v2, or "max": no quota
-        quota, period = map(int, Path("/sys/fs/cgroup/cpu.max").read_text().split())
-        cores = min(cores, max(1, math.ceil(quota / period)))
-    return cores
 
 
 def builtin_models() -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import BinaryIO
 
 from omnicap_cli.core.records import MediaRef, Span, Transfer
@@ -27,6 +28,13 @@ def opened(media: MediaRef, transfer: Transfer) -> Iterator[BinaryIO]:
     else:
         with open_file(media.path) as file:
             yield file
+
+
+def brought_here(media: MediaRef, transfer: Transfer) -> MediaRef:
+    """The same, with the file in memory if it comes from elsewhere. Raises an ItemError where it can't be had."""
+    if media.content is not None or not remote.is_url(media.path):
+        return media
+    return replace(media, content=_fetched(media, transfer))
 
 
 def _fetched(media: MediaRef, transfer: Transfer) -> bytes:

@@ -1,0 +1,132 @@
+"""From prompts to tokens: the loop around a model's forward passes. It knows tensors, and neither pictures nor text.
+
+transformers' `generate` prepares positions, masks, cache and logits processors for whatever model it is, and calls a
+`Decoder` in place of its own loop. This one says of each row when and why it ended as soon as it does, watches for
+repetition, draws by chance for each row by itself, and takes rows that ended out of the batch.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Final
+
+import torch
+
+from omnicap_cli.core.generation import Ending
+from omnicap_cli.core.loops import LoopDetector
+from omnicap_cli.core.records import FinishReason
+
+_MAX_SHARE_ALIVE: Final = 7 / 8  # of the rows; with fewer, leaving the others out is worth copying the cache
+
+
+class Row:
+    """One text that is generated: its tokens so far, and `ending` once there will be no more.
+
+    `dice` draws its tokens where they are drawn; `seconds` is its share of the time that its batches took.
+    """
+
+    def __init__(self, *, max_new_tokens: int, dice: random.Random | None = None) -> None:
+        self.dice = dice
+        self.seconds = 0.0
+        self.ending: Ending | None = None
+        self._max_new_tokens = max_new_tokens
+        self._tokens: list[int] = []
+        self._loop = LoopDetector()
+
+    def take(self, token: int, end_token_ids: Collection[int]) -> bool:
+        """Take the next token; whether it was the last."""
+        if token in end_token_ids:
+            return self._end("stop")
+        self._tokens.append(token)
+        if self._loop.push(token):
+            self._tokens = self._loop.trimmed(self._tokens)
+            return self._end("repetition")
+        return len(self._tokens) == self._max_new_tokens and self._end("length")
+
+    def _end(self, reason: FinishReason) -> bool:
+        self.ending = Ending(self._tokens, reason)
+        return True
+
+
+class Decoder:
+    """What `generate` calls to generate `rows`; `on_end` is called with the place of each row that ended."""
+
+    def __init__(self, rows: Sequence[Row], *, end_token_ids: Collection[int], on_end: Callable[[int], None]) -> None:
+        self._rows, self._end_token_ids, self._on_end = rows, end_token_ids, on_end
+
+    def __call__(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        logits_processor: Any,
+        stopping_criteria: Any,  # noqa: ARG002  these two are what the rows know already
+        generation_config: Any,  # noqa: ARG002
+        **model_kwargs: Any,
+    ) -> torch.Tensor:
+        """The loop. `input_ids` has the shape (rows, prompt length), padded on the left; it is returned as it came."""
+        places = list(range(len(self._rows)))  # of the rows in the tensors: those that ended stay until it pays
+        seen = _without_padding(input_ids, model_kwargs) if logits_processor else None
+        last, is_first = input_ids, True
+        while any(self._rows[place].ending is None for place in places):
+            started = time.monotonic()
+            inputs = model.prepare_inputs_for_generation(
+                last,
+                next_sequence_length=None if is_first else 1,
+                is_first_iteration=is_first,
+                **model_kwargs,
+            )
+            outputs = model(**inputs, return_dict=True)
+            model_kwargs = model._update_model_kwargs_for_generation(outputs, model_kwargs)
+            model_kwargs.pop("mm_encoder_outputs", None)  # they are in the cache now
+            scores = outputs.logits[:, -1].float()
+            del inputs, outputs
+            last = self._choose(scores if seen is None else logits_processor(seen, scores), places)
+            is_first = False
+            self._take(last, places, started)
+            if seen is not None:
+                seen = torch.cat([seen, last], dim=-1)
+            alive = [n for n, place in enumerate(places) if self._rows[place].ending is None]
+            if alive and len(alive) <= _MAX_SHARE_ALIVE * len(places):
+                index = torch.tensor(alive, device=last.device)
+                last, seen = last[index], None if seen is None else seen[index]
+                _keep_rows(model_kwargs, index)
+                places = [places[n] for n in alive]
+        return input_ids
+
+    def _choose(self, scores: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
+        """The next token of each row, shape (rows, 1): the likeliest, or one drawn by the row's own dice."""
+        dice = [self._rows[place].dice for place in places]
+        if dice[0] is None:
+            return scores.argmax(dim=-1, keepdim=True)
+        cumulated = scores.softmax(dim=-1).cumsum(dim=-1)
+        points = torch.tensor([[die.random() if die else 0.0] for die in dice], device=scores.device)
+        drawn = torch.searchsorted(cumulated, points * cumulated[:, -1:], right=True)
+        return drawn.clamp(max=scores.shape[-1] - 1)
+
+    def _take(self, tokens: torch.Tensor, places: Sequence[int], started: float) -> None:
+        chosen = tokens[:, 0].tolist()  # where a GPU is waited for
+        alive = [(place, token) for place, token in zip(places, chosen, strict=True) if not self._rows[place].ending]
+        share = (time.monotonic() - started) / len(alive)
+        for place, token in alive:
+            self._rows[place].seconds += share
+            if self._rows[place].take(token, self._end_token_ids):
+                self._on_end(place)
+
+
+def _without_padding(input_ids: torch.Tensor, model_kwargs: dict[str, Any]) -> torch.Tensor:
+    """The prompts as a repetition penalty may see them: in place of padding, which depends on the batch, a token of
+    the row's own prompt, which changes nothing."""
+    mask = model_kwargs.get("attention_mask")
+    return input_ids if mask is None else torch.where(mask.bool(), input_ids, input_ids[:, -1:])
+
+
+def _keep_rows(model_kwargs: dict[str, Any], index: torch.Tensor) -> None:
+    """Leave all rows but those at `index` out of what the next forward pass gets."""
+    model_kwargs["past_key_values"].batch_select_indices(index)
+    for name in ("attention_mask", "token_type_ids", "mm_token_type_ids"):
+        if model_kwargs.get(name) is not None:
+            model_kwargs[name] = model_kwargs[name][index]
+    if model_kwargs.get("position_ids") is not None:  # (rows, length), or (axes, rows, length)
+        model_kwargs["position_ids"] = model_kwargs["position_ids"].index_select(-2, index)

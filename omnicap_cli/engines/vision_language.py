@@ -1,0 +1,300 @@
+"""One loaded vision-language model: pictures to embeddings, embeddings and questions to captions.
+
+Each picture is encoded once, whatever is asked about it. It knows no files, no batch planning and no journal.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import torch
+from PIL import Image
+from transformers import GenerationConfig
+
+from omnicap_cli.core.generation import Generation
+from omnicap_cli.core.models import LoadedModel
+from omnicap_cli.core.records import Prompt, Request, Result, Settings
+from omnicap_cli.core.tokens import Chat
+from omnicap_cli.engines.decoding import Decoder, Row
+
+_GRID: Final = "image_grid_thw"  # the encoder's, and what positions are made from
+_RETRY_TEMPERATURE: Final = 0.7  # at which a caption that ran into a loop is tried once more
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """What a vision encoder made of one picture; `kind` and `is_stacked` say how transformers hands it on."""
+
+    kind: type
+    pooled: list[torch.Tensor]
+    is_stacked: bool
+    deepstack: list[list[torch.Tensor]]
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Prepared:
+    """A picture as the model takes it: what its image processor made of it, and its size in pixels as shown.
+
+    Once it went through the vision encoder, `encoded` is what is left of it for whatever else is asked about it.
+    """
+
+    inputs: dict[str, Any]
+    width: int
+    height: int
+    encoded: _Encoded | None = None
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Question:
+    """A request about a prepared picture. `prompt` is what is asked, chosen by the model where that was left to it."""
+
+    request: Request
+    picture: Prepared
+    prompt: Prompt
+    seconds: float = 0.0
+    type_score: float | None = None
+
+    @classmethod
+    def of(cls, request: Request, picture: Prepared) -> Question:
+        """The request's own question."""
+        return cls(request=request, picture=picture, prompt=request.prompt)
+
+
+class Captioner:
+    """A model that answers questions about pictures, many at a time; used by one thread, but for `prepare`."""
+
+    def __init__(self, loaded: LoadedModel, generation: Generation) -> None:
+        self.device = str(loaded.device)
+        self.chat = Chat(loaded.processor)
+        self._model, self._processor = loaded.model, loaded.processor
+        self._end_token_ids = frozenset(loaded.end_token_ids)
+        self._generation = generation
+        self._encoder_takes = _encoder_parameters(self._model)
+
+    def prepare(self, image: Image.Image, settings: Settings) -> Prepared:
+        """The picture as the model takes it, on the CPU. Safe in any thread."""
+        inputs = self._processor.image_processor(images=image, **self.chat.image_kwargs(settings))
+        return Prepared(inputs=dict(inputs), width=image.width, height=image.height)
+
+    @torch.inference_mode()
+    def answer(self, questions: Sequence[Question], on_result: Callable[[Result], None]) -> None:
+        """Caption all of them at once; each result as soon as its text has ended, in any order."""
+        started = time.monotonic()
+        self._encode(list({id(each.picture): each.picture for each in questions}.values()))
+        self._choose_types([each for each in questions if each.prompt.choices])
+        for question in questions:
+            question.seconds += (time.monotonic() - started) / len(questions)
+        rows = [self._row(each, self._generation) for each in questions]
+        looped: list[int] = []
+
+        def end(place: int) -> None:
+            row = rows[place]
+            assert row.ending is not None
+            if row.ending.finish_reason == "repetition" and self._generation.retry_loops:
+                looped.append(place)
+            else:
+                on_result(self._result(questions[place], row))
+
+        self._generate(questions, rows, self._generation, end)
+        if looped:
+            self._retry([questions[place] for place in looped], [rows[place] for place in looped], on_result)
+
+    def _retry(self, questions: Sequence[Question], looped: Sequence[Row], on_result: Callable[[Result], None]) -> None:
+        """Try what ran into a loop once more, drawn by chance; what loops again stays as it was at first."""
+        generation = replace(self._generation, temperature=_RETRY_TEMPERATURE)
+        rows = [self._row(each, generation) for each in questions]
+
+        def end(place: int) -> None:
+            row, first = rows[place], looped[place]
+            assert row.ending is not None
+            best, other = (first, row) if row.ending.finish_reason == "repetition" else (row, first)
+            questions[place].seconds += other.seconds
+            on_result(self._result(questions[place], best))
+
+        self._generate(questions, rows, generation, end)
+
+    def _row(self, question: Question, generation: Generation) -> Row:
+        dice = generation.dice(question.request.key) if generation.samples else None
+        return Row(max_new_tokens=generation.max_new_tokens, dice=dice)
+
+    def _result(self, question: Question, row: Row) -> Result:
+        assert row.ending is not None
+        tokens, reason = row.ending
+        width, height = question.picture.width, question.picture.height
+        counts = self.chat.counts(question.prompt, width=width, height=height, settings=question.request.settings)
+        return Result(
+            key=question.request.key,
+            text=self._processor.tokenizer.decode(tokens, skip_special_tokens=True),
+            finish_reason=reason,
+            width=width,
+            height=height,
+            prompt_tokens=counts.prompt_tokens,
+            image_tokens=counts.image_tokens,
+            output_tokens=len(tokens),
+            seconds=question.seconds + row.seconds,
+            prompt=question.prompt,
+            type_score=question.type_score,
+        )
+
+    # ------------------------------------------------------------------------------------- pictures to embeddings
+
+    def _encode(self, pictures: Sequence[Prepared]) -> None:
+        """Each picture once. What a model packs into one sequence goes through its encoder together."""
+        new = [picture for picture in pictures if picture.encoded is None and self._encoder_takes]
+        packs = [new] if new and _GRID in new[0].inputs else [[picture] for picture in new]
+        for pack in packs:
+            names = [name for name in self._encoder_takes if name in pack[0].inputs]
+            inputs = {name: self._joined([picture.inputs[name] for picture in pack]) for name in names}
+            outputs = self._model.base_model.get_image_features(**inputs, return_dict=True)
+            for picture, encoded in zip(pack, _taken_apart(outputs, len(pack)), strict=True):
+                picture.encoded = encoded
+                for name in set(names) - {_GRID}:  # of which processors still ask for the shape
+                    picture.inputs[name] = torch.zeros((), dtype=torch.uint8).expand(picture.inputs[name].shape)
+
+    def _joined(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        return torch.cat([each.to(self.device, non_blocking=True) for each in tensors])
+
+    # ------------------------------------------------------------------------------------- embeddings to text
+
+    def _generate(
+        self,
+        questions: Sequence[Question],
+        rows: Sequence[Row],
+        generation: Generation,
+        on_end: Callable[[int], None],
+    ) -> None:
+        own = self._model.generation_config
+        config = GenerationConfig(
+            max_new_tokens=generation.max_new_tokens,
+            do_sample=generation.samples,
+            temperature=generation.temperature if generation.samples else None,
+            top_p=generation.top_p,
+            top_k=(generation.top_k or 0) if generation.samples else None,  # None is fifty in transformers
+            repetition_penalty=generation.repetition_penalty,
+            eos_token_id=own.eos_token_id,
+            pad_token_id=own.pad_token_id,
+        )
+        decoder = Decoder(rows, end_token_ids=self._end_token_ids, on_end=on_end)
+        self._model.generate(**self._inputs(questions), generation_config=config, custom_generate=decoder)
+
+    def _inputs(self, questions: Sequence[Question]) -> dict[str, Any]:
+        """What `generate` takes: prompts of shape (rows, longest), padded on the left, and the pictures."""
+        prompts = [self.chat.input_ids(each.prompt, each.picture.inputs) for each in questions]
+        inputs: dict[str, Any] = {
+            "input_ids": self._padded(prompts, self._processor.tokenizer.pad_token_id),
+            "attention_mask": self._padded([[1] * len(ids) for ids in prompts], 0),
+        }
+        types = [self.chat.token_types(ids) for ids in prompts]
+        inputs |= {name: self._padded([each[name] for each in types], 0) for name in types[0]}
+        pictures = [question.picture for question in questions]
+        inputs |= {
+            name: self._joined([picture.inputs[name] for picture in pictures])
+            for name, value in pictures[0].inputs.items()
+            if isinstance(value, torch.Tensor)
+            and name not in self._processor.unused_input_names
+            and (name == _GRID or name not in self._encoder_takes)
+        }
+        encoded = [picture.encoded for picture in pictures if picture.encoded]
+        if encoded:
+            inputs["mm_encoder_outputs"] = {"image": _put_together(encoded)}
+        return inputs
+
+    def _padded(self, rows: Sequence[Sequence[int]], filling: int) -> torch.Tensor:
+        longest = max(map(len, rows))
+        return torch.tensor([[filling] * (longest - len(row)) + list(row) for row in rows], device=self.device)
+
+    # ------------------------------------------------------------------------------------- the type of a picture
+
+    def _choose_types(self, questions: Sequence[Question]) -> None:
+        """Let the model sort each picture into one of the types, and put that type's prompt in place."""
+        if not questions:
+            return
+        names = [choice.type for choice in questions[0].prompt.choices]
+        scorer = _NameScorer([self._processor.tokenizer.encode(name, add_special_tokens=False) for name in names])
+        config = GenerationConfig(max_new_tokens=1, pad_token_id=self._model.generation_config.pad_token_id)
+        self._model.generate(**self._inputs(questions), generation_config=config, custom_generate=scorer)
+        for question, shares in zip(questions, scorer.shares, strict=True):
+            best = max(range(len(names)), key=shares.__getitem__)
+            question.prompt, question.type_score = question.prompt.choices[best], shares[best]
+
+
+class _NameScorer:
+    """What `generate` calls to weigh `names`, each a list of token ids, as answers.
+
+    The picture and the question pass through the model once; names of several tokens are read on from there. `shares`
+    has for each row the probability of each name, of all names together (they add up to 1).
+    """
+
+    def __init__(self, names: Sequence[Sequence[int]]) -> None:
+        self._names = names
+        self.shares: list[list[float]] = []
+
+    def __call__(self, model: Any, input_ids: torch.Tensor, **model_kwargs: Any) -> torch.Tensor:
+        for name in ("logits_processor", "stopping_criteria", "generation_config"):
+            del model_kwargs[name]
+        inputs = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **model_kwargs)
+        outputs = model(**inputs, return_dict=True)
+        model_kwargs = model._update_model_kwargs_for_generation(outputs, model_kwargs)
+        model_kwargs.pop("mm_encoder_outputs", None)
+        first = outputs.logits[:, -1].float().log_softmax(dim=-1)
+        scores = [first[:, name[0]] + self._rest(model, name, len(input_ids), model_kwargs) for name in self._names]
+        self.shares = torch.stack(scores, dim=-1).softmax(dim=-1).tolist()
+        return input_ids
+
+    def _rest(
+        self, model: Any, name: Sequence[int], num_rows: int, model_kwargs: dict[str, Any]
+    ) -> torch.Tensor | float:
+        """The log-probability of all tokens after the first, shape (rows,); the cache is left as it was."""
+        if len(name) == 1:
+            return 0.0
+        position_ids, mask = model_kwargs.get("position_ids"), model_kwargs.get("attention_mask")
+        ids = torch.tensor([list(name[:-1])] * num_rows, device=model.device)
+        steps = torch.arange(len(name) - 1, device=model.device)
+        cache = model_kwargs["past_key_values"]
+        given: dict[str, Any] = {"input_ids": ids, "past_key_values": cache, "use_cache": True}
+        if position_ids is not None:  # they already have a place for the next token
+            given["position_ids"] = position_ids[..., -1:] + steps
+        if mask is not None:
+            given["attention_mask"] = torch.cat([mask, mask.new_ones((num_rows, len(name) - 2))], dim=-1)
+        logits = model(**given, return_dict=True).logits.float().log_softmax(dim=-1)
+        cache.crop(-(len(name) - 1))
+        following = torch.tensor(list(name[1:]), device=logits.device)
+        scores: torch.Tensor = logits.gather(-1, following.expand(num_rows, -1).unsqueeze(-1))
+        return scores.sum(dim=(-1, -2))
+
+
+def _encoder_parameters(model: Any) -> tuple[str, ...]:
+    """What the model's image encoder takes; nothing, where what it returns can't be given back to the model."""
+    encode = getattr(model.base_model, "get_image_features", None)
+    if encode is None or "mm_encoder_outputs" not in inspect.signature(model.forward).parameters:
+        return ()
+    return tuple(inspect.signature(encode).parameters)
+
+
+def _taken_apart(outputs: Any, num_pictures: int) -> list[_Encoded]:
+    """What a vision encoder made of each picture. A single one may be several tiles."""
+    pooled, deepstack = outputs.pooler_output, getattr(outputs, "deepstack_features", None) or []
+    parts = [slice(None)] if num_pictures == 1 else [slice(place, place + 1) for place in range(num_pictures)]
+    return [
+        _Encoded(
+            type(outputs),
+            list(pooled[part]),
+            isinstance(pooled, torch.Tensor),
+            [list(each[part]) for each in deepstack],
+        )
+        for part in parts
+    ]
+
+
+def _put_together(encoded: Sequence[_Encoded]) -> Any:
+    """What was encoded of a picture for each row, as the model's encoder would have returned it."""
+    pooled = [tensor for each in encoded for tensor in each.pooled]
+    outputs: dict[str, Any] = {"pooler_output": torch.stack(pooled) if encoded[0].is_stacked else pooled}
+    if encoded[0].deepstack:
+        layers = zip(*(each.deepstack for each in encoded), strict=True)
+        outputs["deepstack_features"] = [[tensor for of_row in layer for tensor in of_row] for layer in layers]
+    return encoded[0].kind(**outputs)
