@@ -143,9 +143,8 @@ class Chat:
         self._refuse_passed(prompt, ids)
         num_tokens, width = len(ids) - len(image_ids), len(image_ids)
         places = [place for place in range(num_tokens + 1) if ids[place : place + width] == image_ids]
-        if len(places) > 1 or not places or not self._is_apart(image_ids):
-            return _Text(num_tokens, None)
-        return _Text(num_tokens, _Sides(ids[: places[0]], ids[places[0] + width :]))
+        sides = [_Sides(ids[:place], ids[place + width :]) for place in places]
+        return _Text(num_tokens, sides[0] if len(sides) == 1 else None)
 
     def _refuse_passed(self, prompt: Prompt, ids: list[int]) -> None:
         """Not every processor can keep text apart from tokens: see that `ids` have those of the template alone."""
@@ -255,7 +254,7 @@ class _Sides(NamedTuple):
 
 
 class _Text(NamedTuple):
-    """A prompt's tokens but for the picture's. `sides` is None where they hang on the picture."""
+    """A prompt's tokens but for the picture's. `sides` is None where it can't be seen which are the picture's."""
 
     num_tokens: int
     sides: _Sides | None

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -180,6 +181,20 @@ def test_token_types(family, processors, chats):
     assert family not in QWEN or list(types) == ["mm_token_type_ids"]
 
 
+def test_types_that_tell_no_pictures_apart(processors):
+    """Some tokenizers say of every token that it is of the first text."""
+
+    class Typed(transformers.Qwen2VLProcessor):
+        def __call__(self, *args, **kwargs):
+            output = super().__call__(*args, **kwargs)
+            output["token_type_ids"] = [[0] * len(row) for row in output["input_ids"]]
+            return output
+
+    plain = processors["qwen2_vl"]
+    chat = Chat(Typed(plain.image_processor, plain.tokenizer, plain.video_processor, plain.chat_template))
+    assert list(chat.token_types([1, 2, 3])) == ["mm_token_type_ids"]
+
+
 # -------------------------------------------------------------------------------- text that looks like a token
 
 
@@ -197,6 +212,16 @@ def test_what_looks_like_a_token_is_text(family, text, place, processors, chats)
     for number in processor.tokenizer.all_special_ids:
         assert ids.count(number) == harmless.count(number)
     assert text in processor.tokenizer.decode(ids)
+
+
+def test_tokens_that_are_no_marks_are_tokens(tiny_model):  # noqa: F811
+    """As those in which models think: the template says nothing of them, and whoever writes them means them."""
+    processor = AutoProcessor.from_pretrained(tiny_model("qwen2_vl"))
+    processor.tokenizer.add_tokens(["<think>"])
+    chat, image = Chat(processor), drawn(60, 60)
+    ids = chat.input_ids(ask("A <think> here"), prepared(chat, processor, image))
+    assert ids == expected(processor, ask("A <think> here"), image)["input_ids"][0]
+    assert processor.tokenizer.convert_tokens_to_ids("<think>") in ids
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -294,21 +319,60 @@ def test_arithmetic_of_a_processor_that_proves_wrong_is_not_used(processors, cha
     assert len(wide) > len(plain)
 
 
-def test_a_processor_that_cuts_as_qwen_but_puts_marks_between(processors):
-    class Marked(transformers.Qwen2VLProcessor):
+def as_qwen(processors, replacement: Callable[[str, int, int], str]) -> Any:
+    """One that puts `replacement`, of the image token and of rows and columns of tokens, in a picture's place."""
+
+    class Other(transformers.Qwen2VLProcessor):
         def replace_image_token(self, image_inputs, image_idx, **kwargs):
             _, num_rows, num_columns = image_inputs["image_grid_thw"][image_idx].tolist()
-            row = self.image_token * (num_columns // 2)
-            return "<|box_start|>" + "<|quad_end|>".join([row] * (num_rows // 2)) + "<|box_end|>"
+            return replacement(self.image_token, num_rows // 2, num_columns // 2)
 
     plain = processors["qwen2_vl"]
-    marked = Marked(plain.image_processor, plain.tokenizer, plain.video_processor, plain.chat_template)
-    chat = Chat(marked)
+    return Other(plain.image_processor, plain.tokenizer, plain.video_processor, plain.chat_template)
+
+
+def check_sizes(processor: Any, prompt: Prompt) -> None:
+    chat = Chat(processor)
     assert chat.grid is None
     for width, height in SIZES:
-        real = expected(marked, ask("Hi"), Image.new("RGB", (width, height)))["input_ids"][0]
-        assert chat.input_ids(ask("Hi"), prepared(chat, marked, Image.new("RGB", (width, height)))) == real
-        assert sum(counted(chat, ask("Hi"), width, height)[:2]) == len(real)
+        image = Image.new("RGB", (width, height))
+        real = expected(processor, prompt, image)["input_ids"][0]
+        assert chat.input_ids(prompt, prepared(chat, processor, image)) == real
+        assert sum(counted(chat, prompt, width, height)[:2]) == len(real)
+
+
+def test_marks_between_the_tokens(processors):
+    def marked(image_token: str, num_rows: int, num_columns: int) -> str:
+        return "<|box_start|>" + "<|quad_end|>".join([image_token * num_columns] * num_rows) + "<|box_end|>"
+
+    check_sizes(as_qwen(processors, marked), ask("Hi"))
+
+
+def test_a_picture_that_runs_into_the_text(processors):
+    """After a large picture comes the start of a word, and the prompt goes on with its end: " left" is one token."""
+
+    def running(image_token: str, num_rows: int, num_columns: int) -> str:
+        return image_token * (num_rows * num_columns) + (" l" if num_rows * num_columns > 30 else "")
+
+    processor = as_qwen(processors, running)
+    processor.chat_template = processor.chat_template.replace("<|vision_end|>", "")
+    assert len(processor.tokenizer.tokenize(" left")) < 1 + len(processor.tokenizer.tokenize("eft"))
+    chat, image = Chat(processor), Image.new("RGB", (300, 300))
+    ids = chat.input_ids(ask("eft"), prepared(chat, processor, image))
+    assert ids == expected(processor, ask("eft"), image)["input_ids"][0]
+
+
+def test_a_template_that_writes_what_stands_for_a_picture(processors):
+    processor = as_qwen(processors, lambda image_token, *shape: "<|box_start|>" * (1 + (shape > (5, 5))))
+    processor.chat_template = "<|box_start|>" + processor.chat_template
+    check_sizes(processor, ask("Hi"))
+
+
+def test_only_tokens_that_are_cut_out_first_stand_apart(processors, chats):
+    inputs = prepared(chats["gemma3"], processors["gemma3"], drawn(50, 50))
+    image_ids = chats["gemma3"]._image_ids(inputs)
+    assert processors["gemma3"].tokenizer.decode(image_ids[:1]) == "\n"
+    assert not chats["gemma3"]._is_apart(image_ids)
 
 
 # ------------------------------------------------------------------------------------------------- once, and again
@@ -342,21 +406,28 @@ def test_ids_are_the_callers_own(processors, chats):
     assert chats["qwen2_vl"].input_ids(ask("Hi"), inputs) == kept
 
 
-def test_many_threads(processors):
-    processor = processors["qwen2_vl"]
+@pytest.mark.parametrize("family", ["qwen2_vl", "gemma3_crops"])
+def test_many_threads(family, processors):
+    processor = processors[family]
     chat = Chat(processor)
     texts = [f"{number} {LOOK_ALIKES[number % 4] if number % 3 else 'plain'}" for number in range(60)]
-    inputs = [prepared(chat, processor, Image.new("RGB", (28 * (2 + n % 5), 84))) for n in range(60)]
-    alone = Chat(processor)
-    wanted = [alone.input_ids(ask(text), each) for text, each in zip(texts, inputs, strict=True)]
-    start = threading.Barrier(4)
+    inputs = [prepared(chat, processor, Image.new("RGB", (40 + 100 * (number % 5), 100))) for number in range(60)]
+    wanted = [chat.input_ids(ask(text), each) for text, each in zip(texts, inputs, strict=True)]
+    shared, start = Chat(processor), threading.Barrier(4)
 
-    def work(worker: int) -> list[list[int]]:
+    def work(first: int) -> list[list[int]]:
         start.wait()
-        return [chat.input_ids(ask(text), each) for text, each in zip(texts, inputs, strict=True)]
+        order = [*range(first, 60), *range(first)]
+        found = {place: shared.input_ids(ask(texts[place]), inputs[place]) for place in order}
+        return [found[place] for place in range(60)]
 
-    with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(work, range(4))) == [wanted] * 4
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # which mixes up what isn't kept apart
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(work, (0, 17, 31, 45))) == [wanted] * 4
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_the_processor_stays_as_it_was(processors):
