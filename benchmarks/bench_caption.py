@@ -40,7 +40,7 @@ from omnicap_cli.engines.vision_language import Captioner, Question
 from omnicap_cli.media.sources import Sources
 
 ROOT = Path(__file__).resolve().parent.parent
-NUM_TOKENS = (8, 12, 16, 24, 32, 48, 64, 96)  # of answers: tags and sentences are short, descriptions long
+NUM_TOKENS = (16, 24, 48, 64, 96, 128, 192, 256)  # of answers, as tags, sentences and descriptions have them
 SIDES = (112, 140, 196, 224, 280, 336, 448)  # in pixels
 
 

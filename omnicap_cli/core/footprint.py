@@ -11,11 +11,9 @@ import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from omnicap_cli.errors import EngineError
-
-Attention = Literal["flash_attention_2", "sdpa", "eager"]
 
 MARGIN: Final = 0.05  # of every prediction: an allocator rounds up, and can't always use what lies between two blocks
 _FLOAT32_BYTES: Final = 4
@@ -46,10 +44,10 @@ class ModelShape:
     patch_values: int
     num_deepstack: int = 0
     element_bytes: int = 2
-    attention: Attention = "sdpa"
+    attention: str = "sdpa"
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], *, element_bytes: int, attention: Attention) -> ModelShape:
+    def from_config(cls, config: Mapping[str, Any], *, element_bytes: int, attention: str) -> ModelShape:
         """The shape of the model that `config` describes: `config.to_dict()` of transformers, or a whole `config.json`.
 
         Numbers of the language model may stand in `text_config` or at the top. Raises EngineError where one is

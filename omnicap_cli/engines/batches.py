@@ -277,7 +277,7 @@ class BatchRun:
         release_memory(self._captioner.device)
         try:
             with self._changed:
-                halves = self._planner.halve(batch)
+                halves = self._planner.halve(batch, num_reached_tokens=self._captioner.num_reached_tokens)
         except OutOfMemoryError as error:
             return self._give_up(batch, questions, error)
         for half in halves:

@@ -13,12 +13,56 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 import torch
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from omnicap_cli.core.generation import Ending
 from omnicap_cli.core.loops import LoopDetector
 from omnicap_cli.core.records import FinishReason
 
+_ROOM: Final = 1 / 16  # of the tokens in a cache: room for so many more, but for no fewer than these
+_MIN_ROOM_TOKENS: Final = 32
 _MAX_SHARE_ALIVE: Final = 7 / 8  # of the rows; with fewer, leaving the others out is worth copying the cache
+
+
+class _RoomyLayer(DynamicLayer):
+    """A layer of keys and values with room for tokens to come; transformers' own is copied for each token."""
+
+    _buffers: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_args: Any, **_kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append to both, each of shape (rows, heads, tokens, head size), and return all."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start = self.get_seq_length()
+        end = start + key_states.shape[-2]
+        if self._buffers is None or end > self._buffers[0].shape[-2]:
+            self._buffers = self._moved(self.keys, key_states, end), self._moved(self.values, value_states, end)
+        keys, values = self._buffers
+        keys[..., start:end, :], values[..., start:end, :] = key_states, value_states
+        self.keys, self.values = keys[..., :end, :], values[..., :end, :]
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        super().batch_select_indices(indices)
+        self._buffers = None
+
+    def _moved(self, old: torch.Tensor | None, new: torch.Tensor, num_tokens: int) -> torch.Tensor:
+        num_rows, num_heads, _, head_size = new.shape
+        room = max(_MIN_ROOM_TOKENS, int(num_tokens * _ROOM))
+        buffer = new.new_empty(num_rows, num_heads, num_tokens + room, head_size)
+        if old is not None and old.numel():
+            buffer[..., : old.shape[-2], :] = old
+        return buffer
+
+
+def roomy_cache(model: Any) -> DynamicCache:
+    """An empty cache for `generate`, of the kinds of layers that the model needs."""
+    cache = DynamicCache(config=model.config)
+    roomy: Callable[[], DynamicLayer] = _RoomyLayer
+    cache.layers[:] = [roomy() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
 
 
 class Row:
@@ -55,6 +99,7 @@ class Decoder:
 
     def __init__(self, rows: Sequence[Row], *, end_token_ids: Collection[int], on_end: Callable[[int], None]) -> None:
         self._rows, self._end_token_ids, self._on_end = rows, end_token_ids, on_end
+        self.num_steps = 0  # and so tokens of the rows that haven't ended
 
     def __call__(
         self,
@@ -84,6 +129,7 @@ class Decoder:
             del inputs, outputs
             last = self._choose(scores if seen is None else logits_processor(seen, scores), places)
             is_first = False
+            self.num_steps += 1
             self._take(last, places, started)
             if seen is not None:
                 seen = torch.cat([seen, last], dim=-1)
@@ -100,10 +146,12 @@ class Decoder:
         dice = [self._rows[place].dice for place in places]
         if dice[0] is None:
             return scores.argmax(dim=-1, keepdim=True)
-        cumulated = scores.softmax(dim=-1).cumsum(dim=-1)
+        # the likeliest first: what a batch changes in the last digits then moves as few borders as can be
+        probabilities, tokens = scores.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
+        cumulated = probabilities.cumsum(dim=-1)
         points = torch.tensor([[die.random() if die else 0.0] for die in dice], device=scores.device)
-        drawn = torch.searchsorted(cumulated, points * cumulated[:, -1:], right=True)
-        return drawn.clamp(max=scores.shape[-1] - 1)
+        places_drawn = torch.searchsorted(cumulated, points * cumulated[:, -1:], right=True)
+        return tokens.gather(-1, places_drawn.clamp(max=scores.shape[-1] - 1))
 
     def _take(self, tokens: torch.Tensor, places: Sequence[int], started: float) -> None:
         chosen = tokens[:, 0].tolist()  # where a GPU is waited for

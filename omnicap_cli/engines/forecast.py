@@ -12,15 +12,13 @@ from omnicap_cli.errors import ItemError
 
 Group = Sequence[Request]  # all requests of one item
 
-_PATCHES_PER_TOKEN = 4  # where a processor doesn't say: as in most models
-
 
 def counted(chat: Chat, group: Group, *, width: int, height: int) -> Picture[Group]:
     """The picture of a group, of `width` by `height` pixels, as a planner takes it. Raises an ItemError."""
     counts = [_counts(chat, request, width, height) for request in group]
     return Picture(
         what=group,
-        num_patches=counts[0].num_patches or _PATCHES_PER_TOKEN * counts[0].image_tokens,
+        num_patches=counts[0].num_patches,
         num_image_tokens=counts[0].image_tokens,
         prompt_tokens=tuple(each.prompt_tokens for each in counts),
     )

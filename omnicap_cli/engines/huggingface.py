@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 from itertools import chain
@@ -98,8 +98,8 @@ class HuggingFaceEngine(Engine):
             if loaded.unused_weights:
                 num, first = len(loaded.unused_weights), loaded.unused_weights[0]
                 self.say(f"{files.name} has {num} weights that its config.json has no place for, as {first}")
-            budget = len(loaded.devices) * min(map(budget_bytes, loaded.devices))
-            planner = self._planner(loaded.model.config.to_dict(), loaded.attn, budget)
+            budget = min(map(budget_bytes, loaded.devices))  # a layer's own needs are all on one device
+            planner = self._planner(loaded.model.config, loaded.attn, budget)
             loading.set_result((Captioner(loaded, self._options.generation), planner))
         except BaseException as error:  # noqa: BLE001  raised where the model is wanted
             loading.set_exception(error)
@@ -120,6 +120,7 @@ class HuggingFaceEngine(Engine):
         """As the memory is now. None for a model that is still on the hub."""
         if self._files.weights is None:
             return None
+
         from omnicap_cli.core.models import load_processor
         from omnicap_cli.core.tokens import Chat
         from omnicap_cli.engines.forecast import Forecast
@@ -131,13 +132,13 @@ class HuggingFaceEngine(Engine):
         )
         return Forecast(Chat(load_processor(self._files.folder)), planner)
 
-    def _planner(self, config: Mapping[str, Any], attention: str, budget_bytes: int) -> Planner[Group]:
+    def _planner(self, config: Any, attention: str, budget_bytes: int) -> Planner[Group]:
         from omnicap_cli.core.batching import Planner
         from omnicap_cli.core.footprint import ModelShape
 
         element_bytes = 4 if self._placement.dtype == "float32" else 2
         return Planner(
-            ModelShape.from_config(config, element_bytes=element_bytes, attention=attention),
+            ModelShape.from_config(config.to_dict(), element_bytes=element_bytes, attention=attention),
             budget_bytes=budget_bytes,
             max_new_tokens=self._options.generation.max_new_tokens,
             max_rows=self._options.batch_size or (CPU_ROWS if self._placement.kind == "cpu" else None),

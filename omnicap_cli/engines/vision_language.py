@@ -19,7 +19,7 @@ from omnicap_cli.core.generation import Generation
 from omnicap_cli.core.models import LoadedModel
 from omnicap_cli.core.records import Prompt, Request, Result, Settings
 from omnicap_cli.core.tokens import Chat
-from omnicap_cli.engines.decoding import Decoder, Row
+from omnicap_cli.engines.decoding import Decoder, Row, roomy_cache
 
 _GRID: Final = "image_grid_thw"  # the encoder's, and what positions are made from
 _RETRY_TEMPERATURE: Final = 0.7  # at which a caption that ran into a loop is tried once more
@@ -73,6 +73,7 @@ class Captioner:
         self._model, self._processor = loaded.model, loaded.processor
         self._end_token_ids = frozenset(loaded.end_token_ids)
         self._generation = generation
+        self._decoder: Decoder | None = None
         self._encoder_takes = _encoder_parameters(self._model)
 
     def prepare(self, image: Image.Image, settings: Settings) -> Prepared:
@@ -80,10 +81,16 @@ class Captioner:
         inputs = self._processor.image_processor(images=image, **self.chat.image_kwargs(settings))
         return Prepared(inputs=dict(inputs), width=image.width, height=image.height)
 
+    @property
+    def num_reached_tokens(self) -> int:
+        """How long the texts of the latest batch became, so far."""
+        return self._decoder.num_steps if self._decoder else 0
+
     @torch.inference_mode()
     def answer(self, questions: Sequence[Question], on_result: Callable[[Result], None]) -> None:
         """Caption all of them at once; each result as soon as its text has ended, in any order."""
         started = time.monotonic()
+        self._decoder = None
         self._encode(list({id(each.picture): each.picture for each in questions}.values()))
         self._choose_types([each for each in questions if each.prompt.choices])
         for question in questions:
@@ -178,8 +185,13 @@ class Captioner:
             eos_token_id=own.eos_token_id,
             pad_token_id=own.pad_token_id,
         )
-        decoder = Decoder(rows, end_token_ids=self._end_token_ids, on_end=on_end)
-        self._model.generate(**self._inputs(questions), generation_config=config, custom_generate=decoder)
+        self._decoder = Decoder(rows, end_token_ids=self._end_token_ids, on_end=on_end)
+        self._model.generate(
+            **self._inputs(questions),
+            past_key_values=roomy_cache(self._model),
+            generation_config=config,
+            custom_generate=self._decoder,
+        )
 
     def _inputs(self, questions: Sequence[Question]) -> dict[str, Any]:
         """What `generate` takes: prompts of shape (rows, longest), padded on the left, and the pictures."""
