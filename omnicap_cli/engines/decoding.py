@@ -13,56 +13,13 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 import torch
-from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from omnicap_cli.core.generation import Ending
 from omnicap_cli.core.loops import LoopDetector
 from omnicap_cli.core.records import FinishReason
+from omnicap_cli.engines.prefill import Pictures, prefill
 
-_ROOM: Final = 1 / 16  # of the tokens in a cache: room for so many more, but for no fewer than these
-_MIN_ROOM_TOKENS: Final = 32
 _MAX_SHARE_ALIVE: Final = 7 / 8  # of the rows; with fewer, leaving the others out is worth copying the cache
-
-
-class _RoomyLayer(DynamicLayer):
-    """A layer of keys and values with room for tokens to come; transformers' own is copied for each token."""
-
-    _buffers: tuple[torch.Tensor, torch.Tensor] | None = None
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *_args: Any, **_kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append to both, each of shape (rows, heads, tokens, head size), and return all."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        start = self.get_seq_length()
-        end = start + key_states.shape[-2]
-        if self._buffers is None or end > self._buffers[0].shape[-2]:
-            self._buffers = self._moved(self.keys, key_states, end), self._moved(self.values, value_states, end)
-        keys, values = self._buffers
-        keys[..., start:end, :], values[..., start:end, :] = key_states, value_states
-        self.keys, self.values = keys[..., :end, :], values[..., :end, :]
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        super().batch_select_indices(indices)
-        self._buffers = None
-
-    def _moved(self, old: torch.Tensor | None, new: torch.Tensor, num_tokens: int) -> torch.Tensor:
-        num_rows, num_heads, _, head_size = new.shape
-        room = max(_MIN_ROOM_TOKENS, int(num_tokens * _ROOM))
-        buffer = new.new_empty(num_rows, num_heads, num_tokens + room, head_size)
-        if old is not None and old.numel():
-            buffer[..., : old.shape[-2], :] = old
-        return buffer
-
-
-def roomy_cache(model: Any) -> DynamicCache:
-    """An empty cache for `generate`, of the kinds of layers that the model needs."""
-    cache = DynamicCache(config=model.config)
-    roomy: Callable[[], DynamicLayer] = _RoomyLayer
-    cache.layers[:] = [roomy() if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    return cache
 
 
 class Row:
@@ -97,8 +54,15 @@ class Row:
 class Decoder:
     """What `generate` calls to generate `rows`; `on_end` is called with the place of each row that ended."""
 
-    def __init__(self, rows: Sequence[Row], *, end_token_ids: Collection[int], on_end: Callable[[int], None]) -> None:
-        self._rows, self._end_token_ids, self._on_end = rows, end_token_ids, on_end
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        *,
+        pictures: Pictures | None,
+        end_token_ids: Collection[int],
+        on_end: Callable[[int], None],
+    ) -> None:
+        self._rows, self._pictures, self._end_token_ids, self._on_end = rows, pictures, end_token_ids, on_end
         self.num_steps = 0  # and so tokens of the rows that haven't ended
 
     def __call__(
@@ -111,35 +75,31 @@ class Decoder:
         **model_kwargs: Any,
     ) -> torch.Tensor:
         """The loop. `input_ids` has the shape (rows, prompt length), padded on the left; it is returned as it came."""
+        started = time.monotonic()
         places = list(range(len(self._rows)))  # of the rows in the tensors: those that ended stay until it pays
         seen = _without_padding(input_ids, model_kwargs) if logits_processor else None
-        last, is_first = input_ids, True
-        while any(self._rows[place].ending is None for place in places):
-            started = time.monotonic()
-            inputs = model.prepare_inputs_for_generation(
-                last,
-                next_sequence_length=None if is_first else 1,
-                is_first_iteration=is_first,
-                **model_kwargs,
-            )
-            outputs = model(**inputs, return_dict=True)
-            model_kwargs = model._update_model_kwargs_for_generation(outputs, model_kwargs)
-            model_kwargs.pop("mm_encoder_outputs", None)  # they are in the cache now
-            scores = outputs.logits[:, -1].float()
-            del inputs, outputs
+        scores, model_kwargs = prefill(model, input_ids, model_kwargs, self._pictures)
+        while True:
             last = self._choose(scores if seen is None else logits_processor(seen, scores), places)
-            is_first = False
+            del scores
             self.num_steps += 1
             self._take(last, places, started)
+            if all(self._rows[place].ending for place in places):
+                return input_ids
+            started = time.monotonic()
             if seen is not None:
                 seen = torch.cat([seen, last], dim=-1)
             alive = [n for n, place in enumerate(places) if self._rows[place].ending is None]
-            if alive and len(alive) <= _MAX_SHARE_ALIVE * len(places):
+            if len(alive) <= _MAX_SHARE_ALIVE * len(places):
                 index = torch.tensor(alive, device=last.device)
                 last, seen = last[index], None if seen is None else seen[index]
                 _keep_rows(model_kwargs, index)
                 places = [places[n] for n in alive]
-        return input_ids
+            inputs = model.prepare_inputs_for_generation(last, next_sequence_length=1, **model_kwargs)
+            outputs = model(**inputs, return_dict=True)
+            model_kwargs = model._update_model_kwargs_for_generation(outputs, model_kwargs)
+            scores = outputs.logits[:, -1].float()
+            del inputs, outputs
 
     def _choose(self, scores: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
         """The next token of each row, shape (rows, 1): the likeliest, or one drawn by the row's own dice."""

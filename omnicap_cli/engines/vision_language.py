@@ -19,7 +19,10 @@ from omnicap_cli.core.generation import Generation
 from omnicap_cli.core.models import LoadedModel
 from omnicap_cli.core.records import Prompt, Request, Result, Settings
 from omnicap_cli.core.tokens import Chat
-from omnicap_cli.engines.decoding import Decoder, Row, roomy_cache
+from omnicap_cli.engines.decoding import Decoder, Row
+from omnicap_cli.engines.key_values import roomy_cache
+from omnicap_cli.engines.prefill import Pictures
+from omnicap_cli.engines.type_choice import NameScorer
 
 _GRID: Final = "image_grid_thw"  # the encoder's, and what positions are made from
 _RETRY_TEMPERATURE: Final = 0.7  # at which a caption that ran into a loop is tried once more
@@ -185,7 +188,8 @@ class Captioner:
             eos_token_id=own.eos_token_id,
             pad_token_id=own.pad_token_id,
         )
-        self._decoder = Decoder(rows, end_token_ids=self._end_token_ids, on_end=on_end)
+        pictures = self._pictures(questions)
+        self._decoder = Decoder(rows, pictures=pictures, end_token_ids=self._end_token_ids, on_end=on_end)
         self._model.generate(
             **self._inputs(questions),
             past_key_values=roomy_cache(self._model),
@@ -194,7 +198,7 @@ class Captioner:
         )
 
     def _inputs(self, questions: Sequence[Question]) -> dict[str, Any]:
-        """What `generate` takes: prompts of shape (rows, longest), padded on the left, and the pictures."""
+        """What `generate` takes: prompts of shape (rows, longest), padded on the left; of pictures the rest."""
         prompts = [self.chat.input_ids(each.prompt, each.picture.inputs) for each in questions]
         inputs: dict[str, Any] = {
             "input_ids": self._padded(prompts, self._processor.tokenizer.pad_token_id),
@@ -210,10 +214,12 @@ class Captioner:
             and name not in self._processor.unused_input_names
             and (name == _GRID or name not in self._encoder_takes)
         }
-        encoded = [picture.encoded for picture in pictures if picture.encoded]
-        if encoded:
-            inputs["mm_encoder_outputs"] = {"image": _put_together(encoded)}
         return inputs
+
+    def _pictures(self, questions: Sequence[Question]) -> Pictures | None:
+        """What gives what was encoded of the pictures, for any of the rows; None where nothing was."""
+        encoded = [question.picture.encoded for question in questions]
+        return (lambda rows: _put_together([encoded[row] for row in rows])) if encoded[0] else None
 
     def _padded(self, rows: Sequence[Sequence[int]], filling: int) -> torch.Tensor:
         longest = max(map(len, rows))
@@ -226,57 +232,17 @@ class Captioner:
         if not questions:
             return
         names = [choice.type for choice in questions[0].prompt.choices]
-        scorer = _NameScorer([self._processor.tokenizer.encode(name, add_special_tokens=False) for name in names])
-        config = GenerationConfig(max_new_tokens=1, pad_token_id=self._model.generation_config.pad_token_id)
-        self._model.generate(**self._inputs(questions), generation_config=config, custom_generate=scorer)
+        tokens = [self._processor.tokenizer.encode(name, add_special_tokens=False) for name in names]
+        scorer = NameScorer(tokens, pictures=self._pictures(questions))
+        self._model.generate(
+            **self._inputs(questions),
+            past_key_values=roomy_cache(self._model),
+            generation_config=GenerationConfig(max_new_tokens=1),
+            custom_generate=scorer,
+        )
         for question, shares in zip(questions, scorer.shares, strict=True):
             best = max(range(len(names)), key=shares.__getitem__)
             question.prompt, question.type_score = question.prompt.choices[best], shares[best]
-
-
-class _NameScorer:
-    """What `generate` calls to weigh `names`, each a list of token ids, as answers.
-
-    The picture and the question pass through the model once; names of several tokens are read on from there. `shares`
-    has for each row the probability of each name, of all names together (they add up to 1).
-    """
-
-    def __init__(self, names: Sequence[Sequence[int]]) -> None:
-        self._names = names
-        self.shares: list[list[float]] = []
-
-    def __call__(self, model: Any, input_ids: torch.Tensor, **model_kwargs: Any) -> torch.Tensor:
-        for name in ("logits_processor", "stopping_criteria", "generation_config"):
-            del model_kwargs[name]
-        inputs = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **model_kwargs)
-        outputs = model(**inputs, return_dict=True)
-        model_kwargs = model._update_model_kwargs_for_generation(outputs, model_kwargs)
-        model_kwargs.pop("mm_encoder_outputs", None)
-        first = outputs.logits[:, -1].float().log_softmax(dim=-1)
-        scores = [first[:, name[0]] + self._rest(model, name, len(input_ids), model_kwargs) for name in self._names]
-        self.shares = torch.stack(scores, dim=-1).softmax(dim=-1).tolist()
-        return input_ids
-
-    def _rest(
-        self, model: Any, name: Sequence[int], num_rows: int, model_kwargs: dict[str, Any]
-    ) -> torch.Tensor | float:
-        """The log-probability of all tokens after the first, shape (rows,); the cache is left as it was."""
-        if len(name) == 1:
-            return 0.0
-        position_ids, mask = model_kwargs.get("position_ids"), model_kwargs.get("attention_mask")
-        ids = torch.tensor([list(name[:-1])] * num_rows, device=model.device)
-        steps = torch.arange(len(name) - 1, device=model.device)
-        cache = model_kwargs["past_key_values"]
-        given: dict[str, Any] = {"input_ids": ids, "past_key_values": cache, "use_cache": True}
-        if position_ids is not None:  # they already have a place for the next token
-            given["position_ids"] = position_ids[..., -1:] + steps
-        if mask is not None:
-            given["attention_mask"] = torch.cat([mask, mask.new_ones((num_rows, len(name) - 2))], dim=-1)
-        logits = model(**given, return_dict=True).logits.float().log_softmax(dim=-1)
-        cache.crop(-(len(name) - 1))
-        following = torch.tensor(list(name[1:]), device=logits.device)
-        scores: torch.Tensor = logits.gather(-1, following.expand(num_rows, -1).unsqueeze(-1))
-        return scores.sum(dim=(-1, -2))
 
 
 def _encoder_parameters(model: Any) -> tuple[str, ...]:
@@ -302,7 +268,7 @@ def _taken_apart(outputs: Any, num_pictures: int) -> list[_Encoded]:
     ]
 
 
-def _put_together(encoded: Sequence[_Encoded]) -> Any:
+def _put_together(encoded: Sequence[Any]) -> Any:
     """What was encoded of a picture for each row, as the model's encoder would have returned it."""
     pooled = [tensor for each in encoded for tensor in each.pooled]
     outputs: dict[str, Any] = {"pooler_output": torch.stack(pooled) if encoded[0].is_stacked else pooled}

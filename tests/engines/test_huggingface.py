@@ -26,6 +26,7 @@ from omnicap_cli.core.generation import Generation
 from omnicap_cli.core.planning import RequestPlan
 from omnicap_cli.core.prompts import Catalogue
 from omnicap_cli.core.records import Idle, Prompt, Settings
+from omnicap_cli.engines import prefill
 from omnicap_cli.engines.base import DeviceOptions, EngineOptions, create_engine
 from omnicap_cli.errors import EngineError
 from omnicap_cli.media.sources import Sources
@@ -133,8 +134,11 @@ class Alone:
 # --- the same as one at a time
 
 
+@pytest.mark.parametrize("max_tokens", [8192, 700, 1])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_many_at_once_is_as_one_at_a_time(tiny_model, tmp_path, family):
+def test_many_at_once_is_as_one_at_a_time(tiny_model, tmp_path, monkeypatch, family, max_tokens):
+    """However many passes their prompts are read in."""
+    monkeypatch.setattr(prefill, "_MAX_TOKENS", max_tokens)
     model = tiny_model(family)
     folder = draw(tmp_path / "in", mixed_sizes(10, seed=3))
     found, alone = run(engine_of(model, max_new_tokens=12), folder), Alone(model)
@@ -412,8 +416,9 @@ def test_the_pixel_limits_of_the_model_count(tiny_model, tmp_path):
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "idefics3"])
-def test_the_model_chooses_the_type_by_the_probability_of_its_name(tiny_model, tmp_path, family):
+def test_the_model_chooses_the_type_by_the_probability_of_its_name(tiny_model, tmp_path, monkeypatch, family):
     model = tiny_model(family)
+    monkeypatch.setattr(prefill, "_MAX_TOKENS", 1500)
     folder = draw(tmp_path / "in", mixed_sizes(4, seed=8))
     prompt = Catalogue.load().automatic([], "en")
     found, alone = run(engine_of(model), folder, [prompt]), Alone(model)
