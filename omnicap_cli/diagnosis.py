@@ -80,7 +80,10 @@ def _gpu() -> Finding:
     from omnicap_cli.core.machine import read_machine
     from omnicap_cli.core.memory import gigabytes
 
-    machine = read_machine()
+    try:
+        machine = read_machine()
+    except OmnicapError as error:
+        return Finding(name="GPU", ok=False, detail=error.message, fix=f"{sys.executable} -m pip install -U torch")
     torch = f"torch {machine.torch_version} is built for {machine.built_for or 'the CPU only'}"
     gpus = [f"{gpu.name} ({gigabytes(gpu.free_bytes)} free)" for gpu in machine.gpus]
     gpus += ["Apple GPU"] if machine.has_mps else []

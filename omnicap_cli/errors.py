@@ -28,7 +28,7 @@ OmnicapError                 the run can't go on (exit 1)
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 ITEMS_FAILED: Final = 3  # the exit code of what is done, but for some items
 
@@ -57,6 +57,15 @@ class OptionError(UsageError):
         super().__init__(f"{option}: {value!r} {problem}", hint=hint)
         self.option = option
         self.value = value
+        self._problem = problem
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process: exceptions are made again from their message alone."""
+        return _option_error, (self.option, self.value, self._problem, self.hint)
+
+
+def _option_error(option: str, value: object, problem: str, hint: str | None) -> OptionError:
+    return OptionError(option, value, problem, hint=hint)
 
 
 class JournalError(OmnicapError):

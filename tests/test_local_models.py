@@ -118,6 +118,16 @@ def test_a_second_ctrl_c_ends_it_at_once(tiny_model, pictures, tmp_path):
     assert process.returncode == 130
 
 
+def test_a_closed_pipe_is_no_error(tiny_model, pictures, tmp_path):
+    words = ("caption", "in", "--model", str(tiny_model("qwen2_vl")), *EVERYTHING, "--batch-size", "4", "--unordered")
+    line, options = command(tmp_path, *words, "--max-new-tokens", "200")
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+    assert json.loads(process.stdout.readline())["status"] == "ok"
+    process.stdout.close()
+    assert process.wait(PATIENCE_SECONDS) == 0
+    assert b"terminate" not in process.stderr.read()
+
+
 def test_the_record_says_how_it_was_made(tiny_model, pictures, tmp_path):
     model = tiny_model("qwen2_vl")
     ran = omnicap(tmp_path, "caption", "in/0.png", "--model", str(model), "--preset", "paper", "--max-new-tokens", "5")

@@ -128,10 +128,10 @@ class Footprint:
         self.kv_bytes_per_token = shape.num_layers * layer_bytes
         self._mlp_bytes, self._attention_bytes = _token_bytes(shape)
         self._mask_bytes, self._pair_bytes = _pair_bytes(shape)
-        # A cache grows by copying: one layer's keys are there twice, and attention may copy a layer's keys and values,
-        # in eager mode once for each of the queries' heads.
+        # A cache grows by copying: one layer's keys and values are there twice, and attention may copy them too, in
+        # eager mode once for each of the queries' heads.
         num_copies = shape.num_query_heads // shape.num_kv_heads if shape.attention == "eager" else 1
-        self._cached_token_bytes = self.kv_bytes_per_token + layer_bytes // 2 + num_copies * layer_bytes
+        self._cached_token_bytes = self.kv_bytes_per_token + (1 + num_copies) * layer_bytes
         self._row_bytes = _LOGIT_BYTES * shape.vocab_size
 
     def peak_bytes(self, load: Load, num_new_tokens: int) -> int:
@@ -161,8 +161,14 @@ class Footprint:
 
     def decode_bytes(self, load: Load, num_new_tokens: int) -> int:
         """The most that the answers take: when the last of `num_new_tokens` is sampled."""
-        tokens = load.num_padded_tokens + load.num_rows * num_new_tokens
+        length = load.length + num_new_tokens
+        tokens = load.num_rows * (length + room_tokens(length))
         return tokens * self._cached_token_bytes + load.num_rows * self._row_bytes
+
+
+def room_tokens(num_tokens: int) -> int:
+    """For how many more tokens a cache of `num_tokens` keeps room, so that it isn't copied for each."""
+    return max(32, num_tokens // 16)
 
 
 def _patch_bytes(shape: ModelShape) -> int:

@@ -93,9 +93,9 @@ class Generation:
         }
         return {name: value for name, value in chosen.items() if value is not None}
 
-    def dice(self, key: str) -> random.Random:
+    def dice(self, key: str, *, attempt: int = 1) -> random.Random:
         """What draws the tokens of the request with this key."""
-        return random.Random(hashlib.sha256(f"{self.seed}\0{key}".encode()).digest())
+        return random.Random(hashlib.sha256(f"{self.seed}\0{attempt}\0{key}".encode()).digest())
 
 
 def _check(option: str, value: object, is_right: bool, problem: str) -> None:

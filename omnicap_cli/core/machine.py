@@ -52,6 +52,8 @@ def read_machine() -> Machine:
         import torch
     except ImportError as error:
         raise missing_extra("torch") from error
+    except OSError as error:  # a library that it was built for is not there
+        raise EngineError(f"torch can't be loaded: {error}", hint="Install it again: pip install -U torch") from error
     gpus, problem = _read_gpus(torch)
     has_mps = torch.backends.mps.is_available()
     return Machine(

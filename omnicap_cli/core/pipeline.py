@@ -8,10 +8,11 @@ from __future__ import annotations
 import dataclasses
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
+from omnicap_cli.core.held import HeldBytes
 from omnicap_cli.core.journal import Known
 from omnicap_cli.core.records import Idle, Request, Result, encode_record
 from omnicap_cli.errors import OptionError
@@ -109,14 +110,22 @@ class Pipeline:
         self._planned: queue.Queue[Request | BaseException | None] = queue.Queue(_WINDOW)
         self._window = threading.Semaphore(_WINDOW)
         self._in_flight: dict[str, tuple[int, Request]] = {}
-        self._holders: dict[int, int] = {}  # id of a content -> requests in flight that hold it
-        self._num_held_bytes = 0
+        self._held = HeldBytes(_MAX_HELD_BYTES)
         self._held_changed = threading.Condition()
 
     def run(self) -> Tally:
         """Until the requests end, `stop` is set or the policy gives up. Errors of source, engine or sink are raised."""
         threading.Thread(target=self._plan, name="plan", daemon=True).start()
-        for result in self._engine.run(self._requests(), self._stop):
+        results = self._engine.run(self._requests(), self._stop)
+        try:
+            self._take(results)
+        finally:
+            if isinstance(results, Generator):
+                results.close()  # now, not when somebody forgets it: an engine ends its work first
+        return self.tally
+
+    def _take(self, results: Iterable[Result]) -> None:
+        for result in results:
             number, request = self._in_flight.pop(result.key)
             self._let_go(request)
             line = encode_record(request, result, self._engine.identity)
@@ -125,7 +134,6 @@ class Pipeline:
             self.tally.count(result)
             self._on_result(request, result, self.tally)
             self._check_policy(result)
-        return self.tally
 
     def _plan(self) -> None:
         """Look up in the sink what is still to do, ahead of the engine, in a thread of its own."""
@@ -155,35 +163,17 @@ class Pipeline:
         return [dataclasses.replace(each, num_following=last - place) for place, each in enumerate(wanted)]
 
     def _hold(self, request: Request) -> None:
-        """Wait until there is room for what a request keeps in memory; a single content always has room.
-
-        The pages of a document share theirs, so it is counted once.
-        """
+        """Wait until there is room for what a request keeps in memory."""
         content = request.item.media.content
-        if content is None:
-            return
         with self._held_changed:
-            while (
-                id(content) not in self._holders
-                and self._num_held_bytes
-                and self._num_held_bytes + len(content) > _MAX_HELD_BYTES
-                and not self._stop.is_set()
-            ):
+            while not self._held.has_room(content) and not self._stop.is_set():
                 self._held_changed.wait(IDLE_SECONDS)
-            num_holders = self._holders.get(id(content), 0)
-            self._holders[id(content)] = num_holders + 1
-            self._num_held_bytes += 0 if num_holders else len(content)
+            self._held.hold(content)
 
     def _let_go(self, request: Request) -> None:
-        content = request.item.media.content
-        if content is None:
-            return
         with self._held_changed:
-            self._holders[id(content)] -= 1
-            if not self._holders[id(content)]:
-                del self._holders[id(content)]
-                self._num_held_bytes -= len(content)
-                self._held_changed.notify()
+            self._held.let_go(request.item.media.content)
+            self._held_changed.notify()
 
     def _put(self, entry: Request | BaseException | None) -> None:
         while not self._stop.is_set():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import shutil
+import subprocess
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +18,7 @@ from omnicap_cli.core.generation import Generation
 from omnicap_cli.core.records import EngineIdentity, Idle, Prompt, Request, Result
 from omnicap_cli.errors import EngineError, MissingExtraError, OptionError, UsageError
 
+_SECONDS_FOR_GPUS: Final = 20
 DEFAULT_MODEL: Final = "U4R/OmniCaptioner"
 _WHAT_READS: Final = "To read the text of a picture without one, pass --type ocr (--style text or markdown)."
 _WHAT_IS_NEEDED: Final = f"""Name one: --model FOLDER, or a hub id such as
@@ -45,6 +48,7 @@ class EngineOptions:
     """What a user may decide about an engine.
 
     `workers` is a number of processes, `batch_size` of captions made together at most; None leaves them to the engine.
+    `num_sharing` processes, this one included, share the memory and the cores.
     """
 
     model: str | None = None
@@ -53,6 +57,7 @@ class EngineOptions:
     batch_size: int | None = None
     workers: int | None = None
     generation: Generation = field(default_factory=Generation)
+    num_sharing: int = 1
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
@@ -200,8 +205,16 @@ def _best(asked: set[tuple[str, str]], *, own_prompt: bool, model: str | None) -
 
 
 def _has_gpu() -> bool:
-    """Whether there is an NVIDIA GPU, without loading anything."""
-    return shutil.which("nvidia-smi") is not None
+    """Whether there is an NVIDIA GPU that torch can use, without loading torch."""
+    program, torch = shutil.which("nvidia-smi"), importlib.util.find_spec("torch")
+    if program is None or torch is None or torch.origin is None:
+        return False
+    try:
+        listed = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=_SECONDS_FOR_GPUS)
+        version = (Path(torch.origin).parent / "version.py").read_text("utf-8")
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return "GPU 0" in listed.stdout and re.search(r"^cuda\b.*=\s*['\"]", version, re.MULTILINE) is not None
 
 
 def _reads(spec: EngineSpec, asked: set[tuple[str, str]]) -> bool:

@@ -18,8 +18,10 @@ import torch
 
 from omnicap_cli.core.ahead import in_order
 from omnicap_cli.core.batching import Batch, Planner, Share
+from omnicap_cli.core.held import HeldBytes
 from omnicap_cli.core.memory import is_out_of_memory, release_memory
 from omnicap_cli.core.records import Idle, Request, Result
+from omnicap_cli.engines.decoding import AbandonedError
 from omnicap_cli.engines.forecast import Group, counted
 from omnicap_cli.engines.vision_language import Captioner, Prepared, Question
 from omnicap_cli.errors import EngineError, InferenceError, ItemError, OutOfMemoryError
@@ -49,6 +51,11 @@ class _Ready:
     pictures: Sequence[Prepared | ItemError]
 
 
+class _Failure(NamedTuple):
+    is_out_of_memory: bool
+    message: str
+
+
 class BatchRun:
     """One run of requests through a model that is loaded; see `Engine.run`."""
 
@@ -65,53 +72,64 @@ class BatchRun:
         self._requests, self._num_threads = requests, num_threads
         self._done: queue.SimpleQueue[Result | BaseException | None] = queue.SimpleQueue()
         self._ready: queue.Queue[_Ready | None] = queue.Queue(1)
+        self._over = threading.Event()  # nobody takes results any more
         self._changed = threading.Condition()  # around the planner and the four that follow
         self._has_ended = self._is_idle = self._is_full = False
         self._last_added = 0.0
-        self._num_held_bytes = 0
+        self._held = HeldBytes(_MAX_HELD_BYTES)
         self._hungry_since = time.monotonic()  # the device has nothing to do; 0 while it has
 
     def results(self) -> Iterator[Result]:
         """One Result per Request, in any order."""
-        tasks = (self._collect, self._prepare, self._work)
-        for task in tasks:
-            threading.Thread(target=self._guard, args=(task,), name=task.__name__, daemon=True).start()
-        running = len(tasks)
-        while running:
-            result = self._done.get()
-            if isinstance(result, BaseException):
-                raise result
-            if result is None:
-                running -= 1
-            else:
-                yield result
-
-    def _guard(self, task: Callable[[], None]) -> None:
+        self._captioner.is_over.clear()
+        work = self._start(self._work, then=lambda: self._done.put(None))
+        self._start(self._prepare, then=lambda: self._hand_over(None))
+        self._start(self._collect, then=self._end_of_requests)
         try:
-            task()
-        except BaseException as error:  # noqa: BLE001  handed to the thread that runs the engine, which raises it
-            self._done.put(error)
+            while (result := self._done.get()) is not None:
+                if isinstance(result, BaseException):
+                    raise result
+                yield result
         finally:
-            self._done.put(None)
+            self._over.set()
+            self._captioner.is_over.set()
+            work.join()  # a process that ends while the model runs would crash
+
+    @property
+    def _is_stopping(self) -> bool:
+        return self._stop.is_set() or self._over.is_set()
+
+    def _start(self, task: Callable[[], None], *, then: Callable[[], None]) -> threading.Thread:
+        def guarded() -> None:
+            try:
+                task()
+            except BaseException as error:  # noqa: BLE001  handed to the thread that runs the engine, which raises it
+                self._done.put(error)
+            finally:
+                then()
+
+        thread = threading.Thread(target=guarded, name=task.__name__, daemon=True)
+        thread.start()
+        return thread
+
+    def _end_of_requests(self) -> None:
+        with self._changed:
+            self._has_ended = True
+            self._changed.notify_all()
 
     # ------------------------------------------------------------------------------------- headers and counts
 
     def _collect(self) -> None:
         """Look at each picture's header and give its counts to the planner."""
-        try:
-            for look in in_order(_groups(self._requests), _look_at, num_threads=_LOOK_THREADS):
-                if self._stop.is_set():
-                    return
-                if isinstance(look, Idle):
-                    self._set_idle()
-                elif isinstance(look.size, ItemError):
-                    self._fail(look.group, look.size)
-                else:
-                    self._add(look.group, look.size)
-        finally:
-            with self._changed:
-                self._has_ended = True
-                self._changed.notify_all()
+        for look in in_order(_groups(self._requests), _look_at, num_threads=_LOOK_THREADS):
+            if self._is_stopping:
+                return
+            if isinstance(look, Idle):
+                self._set_idle()
+            elif isinstance(look.size, ItemError):
+                self._fail(look.group, look.size)
+            else:
+                self._add(look.group, look.size)
 
     def _set_idle(self) -> None:
         with self._changed:
@@ -123,16 +141,16 @@ class BatchRun:
             picture = counted(self._captioner.chat, group, width=size.width, height=size.height)
         except ItemError as error:
             return self._fail(group, error)
-        num_bytes = _num_held_bytes(group)
+        content = group[0].item.media.content
         with self._changed:
-            while num_bytes and self._num_held_bytes and self._num_held_bytes + num_bytes > _MAX_HELD_BYTES:
-                if self._stop.is_set():
+            while not self._held.has_room(content):
+                if self._is_stopping:
                     return None
                 self._is_full = True
                 self._changed.notify_all()
                 self._changed.wait(_POLL_SECONDS)
             self._is_idle = self._is_full = False
-            self._num_held_bytes += num_bytes
+            self._held.hold(content)
             self._last_added = time.monotonic()
             self._planner.add(picture)
             self._changed.notify_all()
@@ -159,16 +177,15 @@ class BatchRun:
                     if not _is_last(share)
                 }
                 self._hand_over(_Ready(batch, pictures))
-        self._hand_over(None)
 
     def _next_batch(self) -> Batch[Group] | None:
         """The next batch once there is one; None when there will be no more."""
         with self._changed:
-            while not self._stop.is_set():
+            while not self._is_stopping:
                 batch = self._planner.next_batch(flush=self._may_not_wait())
                 if batch is not None:
-                    done_with = [share.picture.what for share in batch.shares if _is_last(share)]
-                    self._num_held_bytes -= sum(map(_num_held_bytes, done_with))
+                    for share in filter(_is_last, batch.shares):
+                        self._held.let_go(share.picture.what[0].item.media.content)
                     self._changed.notify_all()
                     return batch
                 if self._has_ended:
@@ -198,7 +215,7 @@ class BatchRun:
             return InferenceError(f"the image processor failed on it: {_described(error)}")
 
     def _hand_over(self, ready: _Ready | None) -> None:
-        while not self._stop.is_set():
+        while not self._is_stopping:
             try:
                 self._ready.put(ready, timeout=_POLL_SECONDS)
             except queue.Full:
@@ -209,7 +226,7 @@ class BatchRun:
 
     def _work(self) -> None:
         """Caption one batch after the other; when told to stop, what is on the device is finished."""
-        while not self._stop.is_set():
+        while not self._is_stopping:
             try:
                 ready = self._ready.get(timeout=_POLL_SECONDS)
             except queue.Empty:
@@ -244,33 +261,37 @@ class BatchRun:
 
         def take(result: Result) -> None:
             del questions[result.key]
+            # what repeats itself is cut off, but was generated
+            is_cut = result.finish_reason == "repetition"
             with self._changed:
-                self._planner.observe([result.output_tokens])
+                self._planner.observe([self._captioner.num_reached_tokens if is_cut else result.output_tokens])
             self._done.put(result)
 
         if (failure := self._try(asked, take)) is None:
             return
-        if is_out_of_memory(failure):
+        if failure.is_out_of_memory:
             self._answer_halves(batch, questions)
         elif len(batch.shares) > 1:  # which of the pictures it was shows when each is alone
             for part in self._planner.alone(batch):
                 self._answer(part, questions)
         else:
-            self._give_up(batch, questions, InferenceError(f"the model failed on it: {_described(failure)}"))
+            self._give_up(batch, questions, InferenceError(f"the model failed on it: {failure.message}"))
 
     def _give_up(self, batch: Batch[Group], questions: dict[str, Question], error: ItemError) -> None:
         left = [questions.pop(request.key).request for request in _requests(batch) if request.key in questions]
         self._fail(left, error)
 
-    def _try(self, asked: Sequence[Question], take: Callable[[Result], None]) -> Exception | None:
-        """What went wrong, its traceback cut off: that holds tensors. Raises EngineError where the device is lost."""
+    def _try(self, asked: Sequence[Question], take: Callable[[Result], None]) -> _Failure | None:
+        """What went wrong, but not the error itself, which holds tensors. Raises EngineError for a lost device."""
         try:
             self._captioner.answer(asked, take)
+        except AbandonedError:
+            return None
         except Exception as error:
             if _is_device_lost(error):
                 hint = "What was finished is kept: run the same command again."
                 raise EngineError(f"the device failed: {_described(error)}", hint=hint) from error
-            return error.with_traceback(None)
+            return _Failure(is_out_of_memory(error), _described(error))
         return None
 
     def _answer_halves(self, batch: Batch[Group], questions: dict[str, Question]) -> None:
@@ -300,6 +321,8 @@ def _groups(requests: Iterable[Request | Idle]) -> Iterator[Group | Idle]:
         if not request.num_following:
             yield group
             group = []
+    if group:  # stopped in the middle of an item
+        yield group
 
 
 def _look_at(group: Group | Idle) -> _Look | Idle:
@@ -329,10 +352,6 @@ def _requests_of(share: Share[Group]) -> list[Request]:
 
 def _requests(batch: Batch[Group]) -> list[Request]:
     return [request for share in batch.shares for request in _requests_of(share)]
-
-
-def _num_held_bytes(group: Group) -> int:
-    return len(group[0].item.media.content or b"")
 
 
 def _is_device_lost(error: Exception) -> bool:

@@ -8,6 +8,7 @@ repetition, draws by chance for each row by itself, and takes rows that ended ou
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
@@ -20,6 +21,10 @@ from omnicap_cli.core.records import FinishReason
 from omnicap_cli.engines.prefill import Pictures, prefill
 
 _MAX_SHARE_ALIVE: Final = 7 / 8  # of the rows; with fewer, leaving the others out is worth copying the cache
+
+
+class AbandonedError(Exception):
+    """Nobody wants the rest of a batch."""
 
 
 class Row:
@@ -61,8 +66,10 @@ class Decoder:
         pictures: Pictures | None,
         end_token_ids: Collection[int],
         on_end: Callable[[int], None],
+        is_over: threading.Event,
     ) -> None:
         self._rows, self._pictures, self._end_token_ids, self._on_end = rows, pictures, end_token_ids, on_end
+        self._is_over = is_over
         self.num_steps = 0  # and so tokens of the rows that haven't ended
 
     def __call__(
@@ -86,6 +93,8 @@ class Decoder:
             self._take(last, places, started)
             if all(self._rows[place].ending for place in places):
                 return input_ids
+            if self._is_over.is_set():
+                raise AbandonedError
             started = time.monotonic()
             if seen is not None:
                 seen = torch.cat([seen, last], dim=-1)
@@ -111,7 +120,8 @@ class Decoder:
         cumulated = probabilities.cumsum(dim=-1)
         points = torch.tensor([[die.random() if die else 0.0] for die in dice], device=scores.device)
         places_drawn = torch.searchsorted(cumulated, points * cumulated[:, -1:], right=True)
-        return tokens.gather(-1, places_drawn.clamp(max=scores.shape[-1] - 1))
+        last_possible = (probabilities > 0).sum(dim=-1, keepdim=True) - 1
+        return tokens.gather(-1, places_drawn.minimum(last_possible))
 
     def _take(self, tokens: torch.Tensor, places: Sequence[int], started: float) -> None:
         chosen = tokens[:, 0].tolist()  # where a GPU is waited for

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
     from omnicap_cli.engines.forecast import Forecast, Group
     from omnicap_cli.engines.vision_language import Captioner
 
-    Loaded = tuple[Captioner, Planner[Group]]
+    Loaded = tuple[Captioner, Callable[[], Planner[Group]]]
 
+_POLL_SECONDS: Final = 0.2
 _VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 CPU_ROWS: Final = 128  # of a batch on the CPU, unless told otherwise: with more it does no more in a second
 
@@ -85,8 +87,12 @@ class HuggingFaceEngine(Engine):
 
         self.warm_up()
         assert self._loading is not None
-        captioner, planner = self._loading.result()
-        yield from BatchRun(captioner, planner, requests, stop, num_threads=num_cores()).results()
+        while not self._loading.done():
+            if stop.wait(_POLL_SECONDS):
+                return
+        captioner, make_planner = self._loading.result()
+        num_threads = max(1, num_cores() // self._options.num_sharing)
+        yield from BatchRun(captioner, make_planner(), requests, stop, num_threads=num_threads).results()
 
     def _load(self, loading: Future[Loaded]) -> None:
         try:
@@ -99,8 +105,8 @@ class HuggingFaceEngine(Engine):
                 num, first = len(loaded.unused_weights), loaded.unused_weights[0]
                 self.say(f"{files.name} has {num} weights that its config.json has no place for, as {first}")
             budget = min(map(budget_bytes, loaded.devices))  # a layer's own needs are all on one device
-            planner = self._planner(loaded.model.config, loaded.attn, budget)
-            loading.set_result((Captioner(loaded, self._options.generation), planner))
+            make_planner = partial(self._planner, loaded.model.config, loaded.attn, budget)
+            loading.set_result((Captioner(loaded, self._options.generation), make_planner))
         except BaseException as error:  # noqa: BLE001  raised where the model is wanted
             loading.set_exception(error)
 
@@ -121,15 +127,17 @@ class HuggingFaceEngine(Engine):
         if self._files.weights is None:
             return None
 
+        from transformers import AutoConfig
+
         from omnicap_cli.core.models import load_processor
         from omnicap_cli.core.tokens import Chat
         from omnicap_cli.engines.forecast import Forecast
 
         devices = [f"cuda:{index}" for index in self._gpus(self._files) or ()] or [self._placement.device]
         weights_bytes = self._files.weights.loaded_bytes(self._placement)
-        planner = self._planner(
-            self._files.config, self._placement.attn, sum(map(budget_bytes, devices)) - weights_bytes
-        )
+        config = AutoConfig.from_pretrained(self._files.folder, local_files_only=True)
+        budget = min(map(budget_bytes, devices)) - weights_bytes // len(devices)
+        planner = self._planner(config, self._placement.attn, budget)
         return Forecast(Chat(load_processor(self._files.folder)), planner)
 
     def _planner(self, config: Any, attention: str, budget_bytes: int) -> Planner[Group]:
@@ -139,7 +147,7 @@ class HuggingFaceEngine(Engine):
         element_bytes = 4 if self._placement.dtype == "float32" else 2
         return Planner(
             ModelShape.from_config(config.to_dict(), element_bytes=element_bytes, attention=attention),
-            budget_bytes=budget_bytes,
+            budget_bytes=budget_bytes // self._options.num_sharing,
             max_new_tokens=self._options.generation.max_new_tokens,
             max_rows=self._options.batch_size or (CPU_ROWS if self._placement.kind == "cpu" else None),
         )
@@ -150,12 +158,28 @@ class ReplicatedEngine(HuggingFaceEngine):
 
     _replicas: Replicas | None = None
 
+    def __init__(self, options: EngineOptions) -> None:
+        super().__init__(options)
+        if options.devices.gpus is None and self._placement.kind != "cpu":
+            problem = f"is for the CPU, and the model runs on {self._placement.device}"
+            raise OptionError(
+                "--workers", options.workers, problem, hint="Leave it out; --gpus N shares the work of GPUs."
+            )
+
     def warm_up(self) -> None:
         if self._replicas is None:
             files = self._fetched()  # once, not by every process
             one = replace(self._options.devices, gpus=None, dtype=self._placement.dtype)  # whatever each GPU could do
-            options = replace(self._options, model=str(files.folder), revision=None, devices=one, workers=None)
-            self._replicas = Replicas(options, self._environments(files))
+            environments = self._environments(files)
+            options = replace(
+                self._options,
+                model=str(files.folder),
+                revision=None,
+                devices=one,
+                workers=None,
+                num_sharing=len(environments) if self._placement.kind == "cpu" else 1,
+            )
+            self._replicas = Replicas(options, environments)
 
     def close(self) -> None:
         if self._replicas:
@@ -189,9 +213,6 @@ class ReplicatedEngine(HuggingFaceEngine):
             groups = plan_replicas(needed, [gpu.free_bytes for gpu in gpus], self._options.devices.gpus)
             return [{_VISIBLE: ",".join(map(_name_to_cuda, group))} for group in groups]
         num_processes = self._options.workers or 1
-        if self._placement.kind != "cpu":
-            problem = f"would have to share one {self._placement.kind} device"
-            raise OptionError("--workers", num_processes, problem, hint="Leave it out.")
         return [{"OMP_NUM_THREADS": str(max(1, num_cores() // num_processes))}] * num_processes
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-_ROOM: Final = 1 / 16  # of the tokens in a cache: room for so many more, but for no fewer than these
-_MIN_ROOM_TOKENS: Final = 32
+from omnicap_cli.core.footprint import room_tokens
 
 
 class RoomyLayer(DynamicLayer):
@@ -37,13 +36,13 @@ class RoomyLayer(DynamicLayer):
         self._buffers = None
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
-        super().batch_select_indices(indices)
+        assert self.keys is not None
+        super().batch_select_indices(indices.to(self.keys.device))  # layers of one model may be on several
         self._buffers = None
 
     def _moved(self, old: torch.Tensor | None, new: torch.Tensor, num_tokens: int) -> torch.Tensor:
         num_rows, num_heads, _, head_size = new.shape
-        room = max(_MIN_ROOM_TOKENS, int(num_tokens * _ROOM))
-        buffer = new.new_empty(num_rows, num_heads, num_tokens + room, head_size)
+        buffer = new.new_empty(num_rows, num_heads, num_tokens + room_tokens(num_tokens), head_size)
         if old is not None and old.numel():
             buffer[..., : old.shape[-2], :] = old
         return buffer
@@ -79,5 +78,5 @@ def _padded(parts: Sequence[torch.Tensor], places: Sequence[torch.Tensor], num_t
     # zeros, since what is masked out is still multiplied
     whole = parts[0].new_zeros(sum(map(len, places)), num_heads, num_tokens, head_size)
     for part, place in zip(parts, places, strict=True):
-        whole[place, :, num_tokens - part.shape[-2] :] = part
+        whole[place.to(part.device), :, num_tokens - part.shape[-2] :] = part
     return whole

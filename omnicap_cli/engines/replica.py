@@ -11,7 +11,7 @@ from omnicap_cli.core.child import messages, private_pipes
 from omnicap_cli.core.records import Idle, Request
 from omnicap_cli.engines.huggingface import HuggingFaceEngine
 from omnicap_cli.engines.replicas import DONE, End
-from omnicap_cli.errors import EngineError
+from omnicap_cli.errors import EngineError, OmnicapError
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
         for result in engine.run(iter(requests.get, None), stop):
             send(result)
         send(DONE)
-    except EngineError as error:
+    except OmnicapError as error:
         send(error)
     except Exception as error:  # noqa: BLE001  told to the user by the process that started this one
         send(EngineError(f"the model failed: {type(error).__name__}: {error}"))

@@ -6,9 +6,11 @@ the pipes; each process decodes its own pixels.
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 from omnicap_cli.core.child import Child, ChildDiedError
@@ -67,8 +69,15 @@ class _Replica:
             raise EngineError(f"a process of the model died again and again ({death})")
         with self._lock:
             self._start()
-            for message in (*self.in_hand.values(), *([self.end] if self.end else [])):
+            for message in (*_regrouped(self.in_hand.values()), *([self.end] if self.end else [])):
                 self.child.send(message)
+
+
+def _regrouped(requests: Iterable[Request]) -> Iterator[Request]:
+    """What is left of each item's requests, which follow one another, numbered anew."""
+    for _, group in itertools.groupby(requests, key=lambda request: request.item.id):
+        left = list(group)
+        yield from (replace(each, num_following=len(left) - 1 - place) for place, each in enumerate(left))
 
 
 class Replicas:
@@ -98,6 +107,8 @@ class Replicas:
                 running -= 1
             elif not isinstance(message, ChildDiedError):
                 raise message
+            elif stop.is_set():
+                running -= 1  # what was on its device is lost, and another would have nothing to finish
             elif not self._is_killed:
                 replica.replace(message)
                 self._listen_to(replica)

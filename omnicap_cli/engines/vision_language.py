@@ -6,6 +6,7 @@ Each picture is encoded once, whatever is asked about it. It knows no files, no 
 from __future__ import annotations
 
 import inspect
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from PIL import Image
 from transformers import GenerationConfig
 
 from omnicap_cli.core.generation import Generation
+from omnicap_cli.core.memory import is_out_of_memory
 from omnicap_cli.core.models import LoadedModel
 from omnicap_cli.core.records import Prompt, Request, Result, Settings
 from omnicap_cli.core.tokens import Chat
@@ -72,6 +74,7 @@ class Captioner:
 
     def __init__(self, loaded: LoadedModel, generation: Generation) -> None:
         self.device = str(loaded.device)
+        self.is_over = threading.Event()  # nobody wants an answer any more
         self.chat = Chat(loaded.processor)
         self._model, self._processor = loaded.model, loaded.processor
         self._end_token_ids = frozenset(loaded.end_token_ids)
@@ -91,7 +94,10 @@ class Captioner:
 
     @torch.inference_mode()
     def answer(self, questions: Sequence[Question], on_result: Callable[[Result], None]) -> None:
-        """Caption all of them at once; each result as soon as its text has ended, in any order."""
+        """Caption all of them at once; each result as soon as its text has ended, in any order.
+
+        Raises AbandonedError once `is_over` is set.
+        """
         started = time.monotonic()
         self._decoder = None
         self._encode(list({id(each.picture): each.picture for each in questions}.values()))
@@ -115,8 +121,9 @@ class Captioner:
 
     def _retry(self, questions: Sequence[Question], looped: Sequence[Row], on_result: Callable[[Result], None]) -> None:
         """Try what ran into a loop once more, drawn by chance; what loops again stays as it was at first."""
-        generation = replace(self._generation, temperature=_RETRY_TEMPERATURE)
-        rows = [self._row(each, generation) for each in questions]
+        temperature = max(self._generation.temperature or 0, _RETRY_TEMPERATURE)
+        generation = replace(self._generation, temperature=temperature)
+        rows = [self._row(each, generation, attempt=2) for each in questions]
 
         def end(place: int) -> None:
             row, first = rows[place], looped[place]
@@ -125,10 +132,17 @@ class Captioner:
             questions[place].seconds += other.seconds
             on_result(self._result(questions[place], best))
 
-        self._generate(questions, rows, generation, end)
+        try:
+            self._generate(questions, rows, generation, end)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            for question, first, row in zip(questions, looped, rows, strict=True):
+                if row.ending is None:  # then what there is stays
+                    on_result(self._result(question, first))
 
-    def _row(self, question: Question, generation: Generation) -> Row:
-        dice = generation.dice(question.request.key) if generation.samples else None
+    def _row(self, question: Question, generation: Generation, *, attempt: int = 1) -> Row:
+        dice = generation.dice(question.request.key, attempt=attempt) if generation.samples else None
         return Row(max_new_tokens=generation.max_new_tokens, dice=dice)
 
     def _result(self, question: Question, row: Row) -> Result:
@@ -189,7 +203,13 @@ class Captioner:
             pad_token_id=own.pad_token_id,
         )
         pictures = self._pictures(questions)
-        self._decoder = Decoder(rows, pictures=pictures, end_token_ids=self._end_token_ids, on_end=on_end)
+        self._decoder = Decoder(
+            rows,
+            pictures=pictures,
+            end_token_ids=self._end_token_ids,
+            on_end=on_end,
+            is_over=self.is_over,
+        )
         self._model.generate(
             **self._inputs(questions),
             past_key_values=roomy_cache(self._model),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import pickle
 import random
 import shutil
 import threading
@@ -20,15 +21,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from omnicap_cli.core.generation import Generation
+from omnicap_cli.core.machine import Gpu, Machine
 from omnicap_cli.core.planning import RequestPlan
 from omnicap_cli.core.prompts import Catalogue
 from omnicap_cli.core.records import Idle, Prompt, Settings
-from omnicap_cli.engines import prefill
+from omnicap_cli.engines import huggingface, prefill, replicas
 from omnicap_cli.engines.base import DeviceOptions, EngineOptions, create_engine
-from omnicap_cli.errors import EngineError
+from omnicap_cli.errors import EngineError, OptionError
 from omnicap_cli.media.sources import Sources
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "idefics3", "llava")
@@ -337,6 +339,53 @@ def test_a_model_that_does_not_load_is_an_engine_error(tiny_model, tmp_path):
         run(engine, draw(tmp_path / "in", [(50, 50)]))
 
 
+@pytest.mark.parametrize("where", ["_encode", "_choose_types"])
+def test_out_of_memory_before_the_first_word(tiny_model, tmp_path, where):
+    folder = draw(tmp_path / "in", mixed_sizes(6))
+    prompt = Catalogue.load().automatic([], "en")
+    whole = run(engine_of(tiny_model("qwen2_vl")), folder, [prompt])
+
+    def watch(captioner):
+        real, calls = getattr(captioner, where), []
+
+        def fail_once(asked):
+            calls.append(len(asked))
+            if len(calls) == 1:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return real(asked)
+
+        setattr(captioner, where, fail_once)
+
+    small = run(engine_of(tiny_model("qwen2_vl")), folder, [prompt], on_captioner=watch)
+    assert {name: each.text for name, each in small.items()} == {name: each.text for name, each in whole.items()}
+
+
+def test_whoever_takes_no_more_results_ends_the_run(tiny_model, tmp_path):
+    engine = engine_of(tiny_model("qwen2_vl"), batch_size=2, max_new_tokens=100_000)
+    engine.warm_up()
+    captioner = engine._loading.result()[0]
+    with torch.no_grad():  # texts without an end
+        captioner._model.lm_head.weight[list(captioner._end_token_ids)] = 0.0
+    folder = draw(tmp_path / "in", mixed_sizes(20))
+    Image.new("RGB", (2010, 10)).save(folder / "0.png")  # answered at once
+    results = engine.run(requests_of(engine, folder, [SHORT]), threading.Event())
+    assert next(results).error.kind == "AspectRatioError"
+    results.close()
+    assert not [each for each in threading.enumerate() if each.name == "_work"]
+
+
+def test_what_the_source_raises_is_raised(tiny_model, tmp_path):
+    engine = engine_of(tiny_model("qwen2_vl"))
+    requests = list(requests_of(engine, draw(tmp_path / "in", mixed_sizes(2)), [SHORT]))
+
+    def source():
+        yield requests[0]
+        raise ZeroDivisionError("from the source")
+
+    with pytest.raises(ZeroDivisionError, match="from the source"):
+        list(engine.run(source(), threading.Event()))
+
+
 # --- how texts end
 
 
@@ -366,6 +415,30 @@ def test_a_loop_is_tried_again_by_chance(tiny_model, tmp_path):
     for result in run(engine, folder, [SHORT], on_captioner=stutter).values():
         assert result.finish_reason in ("stop", "length")  # drawn from all tokens alike, it doesn't loop
         assert len(set(result.text.split())) > 1 or result.output_tokens < 3
+
+
+@pytest.mark.parametrize("memory_runs_out", [False, True])
+def test_a_second_try_draws_anew_and_loses_nothing(tiny_model, tmp_path, memory_runs_out):
+    folder = draw(tmp_path / "in", [(56, 56)])
+    engine = engine_of(tiny_model("qwen2_vl"), max_new_tokens=600, retry_loops=True)
+
+    def watch(captioner):
+        with torch.no_grad():
+            captioner._model.lm_head.weight.zero_()
+        real, calls = captioner._generate, []
+
+        def generate(*given):
+            calls.append(given)
+            if len(calls) == 2 and memory_runs_out:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return real(*given)
+
+        captioner._generate = generate
+
+    [result] = run(engine, folder, [SHORT], on_captioner=watch).values()
+    assert (result.finish_reason == "repetition") == memory_runs_out
+    generation = Generation(temperature=0.7)
+    assert generation.dice("k").random() != generation.dice("k", attempt=2).random()
 
 
 def test_draws_hang_on_the_seed_and_not_on_the_batch(tiny_model, tmp_path):
@@ -504,6 +577,61 @@ def test_a_process_that_dies_is_replaced(tiny_model, tmp_path):
                 busy.child.kill()
     assert Counter(result.key for result in results) == Counter(request.key for request in requests)
     assert all(result.error is None for result in results)
+
+
+def test_what_a_dead_process_left_is_numbered_anew(tiny_model, tmp_path):
+    """One request of an item, the last, was answered; the rest must not run on into the next item."""
+    engine = engine_of(tiny_model("qwen2_vl"))
+    requests = list(requests_of(engine, draw(tmp_path / "in", mixed_sizes(3))))
+    left = [*requests[0:2], *requests[3:6], requests[7]]
+    numbered = [(each.key, each.num_following) for each in replicas._regrouped(left)]
+    assert numbered == list(zip([each.key for each in left], [1, 0, 2, 1, 0, 0], strict=True))
+
+
+def test_processes_share_the_memory_and_the_cores(tiny_model, monkeypatch):
+    given = []
+    monkeypatch.setattr(huggingface, "Replicas", lambda options, environments: given.append((options, environments)))
+    monkeypatch.setattr(huggingface, "num_cores", lambda: 8)
+    engine = engine_of(tiny_model("qwen2_vl"), workers=4)
+    engine.warm_up()
+    [(options, environments)] = given
+    assert options.num_sharing == 4
+    assert environments == [{"OMP_NUM_THREADS": "2"}] * 4
+    one, four = engine_of(tiny_model("qwen2_vl")), create_engine("huggingface", options)
+    config = AutoConfig.from_pretrained(tiny_model("qwen2_vl"))
+    budgets = [each._planner(config, "sdpa", 1000).budget_bytes for each in (one, four)]
+    assert budgets == [1000, 250]
+
+
+GPUS = (Gpu("A", (8, 0), 80 * 10**9), Gpu("B", (8, 0), 40 * 10**9))
+
+
+def test_each_gpu_gets_a_process(tiny_model, monkeypatch):
+    machine = Machine(torch_version="2", built_for="CUDA", gpus=GPUS)
+    monkeypatch.setattr(huggingface.ReplicatedEngine, "_read_machine", lambda _: machine)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    options = EngineOptions(model=str(tiny_model("qwen2_vl")), devices=DeviceOptions(gpus="all"))
+    engine = create_engine("huggingface", options)
+    found = engine._environments(engine._files)
+    assert sorted(each["CUDA_VISIBLE_DEVICES"] for each in found) == ["3", "5"]
+    assert engine.identity.settings["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_workers_are_for_the_cpu(tiny_model, monkeypatch, device):
+    machine = Machine(torch_version="2", built_for="CUDA", gpus=GPUS)
+    monkeypatch.setattr(huggingface.ReplicatedEngine, "_read_machine", lambda _: machine)
+    options = EngineOptions(model=str(tiny_model("qwen2_vl")), devices=DeviceOptions(device=device), workers=2)
+    with pytest.raises(OptionError, match="--workers") as caught:
+        create_engine("huggingface", options)
+    assert "--gpus" in caught.value.hint
+
+
+def test_an_error_of_an_option_crosses_processes():
+    error = pickle.loads(pickle.dumps(OptionError("--max-pixels", 5, "can't be kept", hint="Leave it out.")))
+    assert type(error) is OptionError
+    assert (error.option, error.value, error.hint) == ("--max-pixels", 5, "Leave it out.")
+    assert str(error) == "--max-pixels: 5 can't be kept"
 
 
 def test_a_model_that_does_not_load_in_a_process_is_an_engine_error(tiny_model, tmp_path):
