@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from omnicap_cli.options import AsJson, Debug, NoColor, OptionsFile, make_console, option
+from omnicap_cli.options import AsJson, Debug, NoColor, OptionsFile, Quiet, Verbose, make_console, option
 
 app = typer.Typer(help="The catalogue of prompts: types, styles and languages.", no_args_is_help=True)
 
@@ -46,3 +46,38 @@ def show(
 
     chosen = Catalogue.load(prompts).select(type, style.split(","), lang)
     show_prompts(make_console(quiet=False, verbose=0, no_color=no_color), chosen, as_json=as_json)
+
+
+@app.command("import")
+def import_script(
+    script: Annotated[
+        Path, typer.Argument(metavar="FILE.py", help="The inference script that was published with a model.")
+    ],
+    output: Annotated[
+        str | None, option("-o", "--output", help="TOML file for --prompts; without it, stdout.", metavar="PATH")
+    ] = None,
+    overwrite: Annotated[bool, option("--overwrite", help="Replace a file that is there.")] = False,
+    _options: OptionsFile = None,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+    no_color: NoColor = False,
+    _debug: Debug = False,
+) -> None:
+    """Write the prompts of a model's own inference script as a file for --prompts.
+
+    The script is read, never run. What in it is not certain is left out, and named with its line.
+    """
+    from omnicap_cli.prompt_import.importer import check_output, import_prompts, write_catalogue
+
+    console = make_console(quiet=quiet, verbose=verbose, no_color=no_color)
+    target = None if output in (None, "-") else Path(str(output))
+    if target:
+        check_output(target, script, overwrite=overwrite)
+    found = import_prompts(script)
+    for problem in found.problems:
+        console.warning(problem)
+    if target:
+        write_catalogue(found.toml, target)
+    else:
+        console.data(found.toml.encode())
+    console.info(found.summary(target))

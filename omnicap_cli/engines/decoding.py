@@ -115,13 +115,8 @@ class Decoder:
         dice = [self._rows[place].dice for place in places]
         if dice[0] is None:
             return scores.argmax(dim=-1, keepdim=True)
-        # the likeliest first: what a batch changes in the last digits then moves as few borders as can be
-        probabilities, tokens = scores.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
-        cumulated = probabilities.cumsum(dim=-1)
-        points = torch.tensor([[die.random() if die else 0.0] for die in dice], device=scores.device)
-        places_drawn = torch.searchsorted(cumulated, points * cumulated[:, -1:], right=True)
-        last_possible = (probabilities > 0).sum(dim=-1, keepdim=True) - 1
-        return tokens.gather(-1, places_drawn.minimum(last_possible))
+        seeds = torch.tensor([die.getrandbits(63) if die else 0 for die in dice], device=scores.device)
+        return (scores + _gumbel(seeds, scores.shape[-1])).argmax(dim=-1, keepdim=True)
 
     def _take(self, tokens: torch.Tensor, places: Sequence[int], started: float) -> None:
         chosen = tokens[:, 0].tolist()  # where a GPU is waited for
@@ -131,6 +126,20 @@ class Decoder:
             self._rows[place].seconds += share
             if self._rows[place].take(token, self._end_token_ids):
                 self._on_end(place)
+
+
+def _gumbel(seeds: torch.Tensor, num_tokens: int) -> torch.Tensor:
+    """Noise of shape (rows, tokens) that, added to scores, makes the largest one a draw (the Gumbel-max trick).
+
+    Each token's noise follows from the row's seed and the token alone, by the mixing steps of SplitMix64. So the last
+    digits of scores, which hang on the batch, hardly ever change what is drawn.
+    """
+    tokens = torch.arange(num_tokens, device=seeds.device)
+    mixed = seeds[:, None] + tokens * -0x61C8864680B583EB
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        mixed = (mixed ^ (mixed >> shift & (1 << 64 - shift) - 1)) * factor
+    uniform = ((mixed >> 40 & 0xFFFFFF).float() + 0.5) / 0x1000000  # 24 bits, which float32 holds
+    return -(-uniform.log()).log()
 
 
 def _without_padding(input_ids: torch.Tensor, model_kwargs: dict[str, Any]) -> torch.Tensor:

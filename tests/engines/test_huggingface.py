@@ -28,7 +28,7 @@ from omnicap_cli.core.machine import Gpu, Machine
 from omnicap_cli.core.planning import RequestPlan
 from omnicap_cli.core.prompts import Catalogue
 from omnicap_cli.core.records import Idle, Prompt, Settings
-from omnicap_cli.engines import huggingface, prefill, replicas
+from omnicap_cli.engines import decoding, huggingface, prefill, replicas
 from omnicap_cli.engines.base import DeviceOptions, EngineOptions, create_engine
 from omnicap_cli.errors import EngineError, OptionError
 from omnicap_cli.media.sources import Sources
@@ -452,6 +452,15 @@ def test_draws_hang_on_the_seed_and_not_on_the_batch(tiny_model, tmp_path):
     assert texts(seed=1, batch_size=4) == first
     assert texts(seed=2) != first
     assert len(set(first.values())) > 12
+
+
+def test_draws_have_the_probabilities_of_the_scores():
+    probabilities = torch.tensor([0.5, 0.25, 0.125, 0.1, 0.025, 0.0])
+    seeds = torch.tensor([random.Random(number).getrandbits(63) for number in range(40_000)])
+    drawn = (probabilities.log() + decoding._gumbel(seeds, 6)).argmax(dim=-1)
+    shares = torch.bincount(drawn, minlength=6) / 40_000
+    assert shares.tolist() == pytest.approx(probabilities.tolist(), abs=0.0125)  # five standard deviations
+    assert shares[5] == 0
 
 
 def test_top_k_of_one_is_greedy(tiny_model, tmp_path):

@@ -1,0 +1,1 @@
+"""Prompts out of a published inference script, which is read and followed, but never run or imported."""
