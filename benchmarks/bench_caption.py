@@ -81,9 +81,7 @@ class Job:
         self.model, self.pictures, self.prompts = model, pictures, prompts
         dice = random.Random(0)
         self.names = sorted(str(path) for path in pictures.iterdir())
-        self.num_tokens = {
-            (name, prompt.sha): dice.choice(NUM_TOKENS) for name in self.names for prompt in prompts
-        }
+        self.num_tokens = {(name, prompt.sha): dice.choice(NUM_TOKENS) for name in self.names for prompt in prompts}
 
     def length_of(self, request: Request) -> int:
         return self.num_tokens[request.item.id, request.prompt.sha]
