@@ -63,6 +63,8 @@ class CaptionConfig:
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise OptionError("--limit", self.limit, "is not a number of items; give 1 or more")
+        if self.prompt is not None and not self.prompt.strip():
+            raise OptionError("--prompt", self.prompt, "asks nothing", hint="Leave it out to ask the style's question.")
         if self.journal:
             _check_output(self.journal)
         export = self.export

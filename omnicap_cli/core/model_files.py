@@ -46,6 +46,8 @@ class ModelFiles:
 
         Raises OptionError if there is no such model, EngineError if something of it is missing or damaged.
         """
+        if not model.strip():
+            raise OptionError("--model", model, "names no model", hint=_WHAT_TO_GIVE)
         folder = Path(model).expanduser()
         try:
             if folder.is_dir():
@@ -128,7 +130,10 @@ def _check_processor(folder: Path) -> None:
     """Raise EngineError unless everything is there, and whole, that makes a prompt and pixels into a model's input."""
     objects = {
         name: read_object(folder / name) if (folder / name).exists() else {}
-        for name in ("preprocessor_config.json", "processor_config.json", "tokenizer_config.json", "tokenizer.json")
+        for name in (
+            *("preprocessor_config.json", "processor_config.json", "tokenizer_config.json", "tokenizer.json"),
+            "generation_config.json",  # transformers passes over a damaged one, and with it the marks that end a text
+        )
     }
     if not (objects["preprocessor_config.json"] or "image_processor" in objects["processor_config.json"]):
         raise _lacks(folder, "preprocessor_config.json", "how pictures are to be prepared")

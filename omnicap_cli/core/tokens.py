@@ -24,7 +24,10 @@ _TRIAL: Final = (90, 150)  # height and width of the picture that a processor is
 _SHAPES: Final = (_TRIAL, (64, 64), (333, 500), (120, 1000), (1000, 120), (1200, 900))
 _VALUES_PER_PATCH: Final = 3 * 14 * 14  # of the smallest patches in use
 _TYPE_NAMES: Final = frozenset({"mm_token_type_ids", "token_type_ids"})
-_HINT: Final = "take a chat model with a chat template, as Qwen2-VL, Qwen2.5-VL or Qwen3-VL"
+_HINT: Final = (
+    "See whether its chat template (chat_template.jinja) is whole, and copy it from the base model; or take another "
+    "chat model, such as a Qwen2-VL."
+)
 
 
 class TokenCounts(NamedTuple):

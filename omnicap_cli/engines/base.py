@@ -20,9 +20,10 @@ from omnicap_cli.errors import EngineError, MissingExtraError, OptionError, Usag
 
 _SECONDS_FOR_GPUS: Final = 20
 DEFAULT_MODEL: Final = "U4R/OmniCaptioner"
-_WHAT_READS: Final = "To read the text of a picture without one, pass --type ocr (--style text or markdown)."
-_WHAT_IS_NEEDED: Final = f"""Name one: --model FOLDER, or a hub id such as
---model {DEFAULT_MODEL} (16 GB, made for a GPU). {_WHAT_READS}"""
+_WHAT_READS: Final = "Without a vision-language model there is --type ocr (--style text or markdown)."
+_WHAT_IS_NEEDED: Final = (
+    f"Name one: --model FOLDER, or a hub id such as --model {DEFAULT_MODEL} (16 GB, made for a GPU). {_WHAT_READS}"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,12 +167,13 @@ def choose_engine(name: str, *, prompts: list[Prompt], own_prompt: bool, options
     if name == "auto":
         name = _best(asked, own_prompt=own_prompt, model=options.model)
     if not ENGINES[name].here:
-        raise EngineError(f"--engine {name} is not in this version of omnicap", hint=_WHAT_IS_NEEDED)
+        here = ", ".join(each for each, spec in ENGINES.items() if spec.here)
+        raise EngineError(f"--engine {name} is not in this version of omnicap", hint=f"There are auto, {here}.")
     if own_prompt and ENGINES[name].reads is not None:
         raise UsageError(f"--prompt and --system need a model that follows prompts; {name} only reads text")
     if not _reads(ENGINES[name], asked):
-        what = f"{name} can't do {_listed(asked - (ENGINES[name].reads or set()))}"
-        raise UsageError(what, hint=_WHAT_READS)
+        what = f"{name} can't do {_listed(asked - (ENGINES[name].reads or set()))}, only read text"
+        raise UsageError(what, hint="Leave out --engine, or pass --type ocr (--style text or markdown).")
     if ENGINES[name].reads is not None and options.for_models:
         what = f"{', '.join(options.for_models)}: {name} has no use for that"
         raise UsageError(what, hint="Leave it out, or name a vision-language model with --model.")

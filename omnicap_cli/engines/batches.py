@@ -81,7 +81,6 @@ class BatchRun:
 
     def results(self) -> Iterator[Result]:
         """One Result per Request, in any order."""
-        self._captioner.is_over.clear()
         work = self._start(self._work, then=lambda: self._done.put(None))
         self._start(self._prepare, then=lambda: self._hand_over(None))
         self._start(self._collect, then=self._end_of_requests)
@@ -94,6 +93,7 @@ class BatchRun:
             self._over.set()
             self._captioner.is_over.set()
             work.join()  # a process that ends while the model runs would crash
+            self._captioner.is_over.clear()
 
     @property
     def _is_stopping(self) -> bool:
@@ -212,6 +212,8 @@ class BatchRun:
         try:
             return self._captioner.prepare(image, request.settings)
         except Exception as error:  # noqa: BLE001  one picture that a processor chokes on doesn't end the run
+            if is_out_of_memory(error):
+                return OutOfMemoryError("not enough memory to prepare it; lower --min-pixels or --max-pixels")
             return InferenceError(f"the image processor failed on it: {_described(error)}")
 
     def _hand_over(self, ready: _Ready | None) -> None:

@@ -42,9 +42,12 @@ class HuggingFaceEngine(Engine):
 
     def __init__(self, options: EngineOptions) -> None:
         self._options = options
-        self._files = ModelFiles.find(options.model or DEFAULT_MODEL, options.revision)
+        self._files = ModelFiles.find(DEFAULT_MODEL if options.model is None else options.model, options.revision)
         self._machine = self._read_machine()
         given = options.devices
+        if given.gpus is not None and not self._machine.gpus:
+            hint = "Leave it out, or see `omnicap doctor`."
+            raise OptionError("--gpus", given.gpus, "needs GPUs, and torch finds none", hint=hint)
         self._placement = Placement.choose(
             device="cuda" if given.gpus is not None else given.device,
             dtype=given.dtype,

@@ -568,3 +568,17 @@ def test_without_the_library_of_the_hub(monkeypatch):
         ModelFiles.find("owner/name")
     assert "huggingface_hub" in caught.value.message
     assert "pip install 'omnicap[torch]'" in caught.value.hint
+
+
+@pytest.mark.parametrize("content", [b"", b'{"eos_token_id": [1', b"[1, 2]"])
+def test_damaged_generation_settings_are_named(tiny_model, tmp_path, content):
+    """transformers passes over them, and then nothing ends a text."""
+    folder = shutil.copytree(tiny_model("qwen2_vl"), tmp_path / "model")
+    (folder / "generation_config.json").write_bytes(content)
+    with pytest.raises(EngineError, match=r"generation_config\.json"):
+        ModelFiles.find(str(folder))
+
+
+def test_a_model_without_a_name():
+    with pytest.raises(OptionError, match="--model"):
+        ModelFiles.find("")
