@@ -276,15 +276,12 @@ def _encoder_parameters(model: Any) -> tuple[str, ...]:
 def _taken_apart(outputs: Any, num_pictures: int) -> list[_Encoded]:
     """What a vision encoder made of each picture. A single one may be several tiles."""
     pooled, deepstack = outputs.pooler_output, getattr(outputs, "deepstack_features", None) or []
-    parts = [slice(None)] if num_pictures == 1 else [slice(place, place + 1) for place in range(num_pictures)]
-    return [
-        _Encoded(
-            type(outputs),
-            list(pooled[part]),
-            isinstance(pooled, torch.Tensor),
-            [list(each[part]) for each in deepstack],
-        )
-        for part in parts
+    is_stacked = isinstance(pooled, torch.Tensor)
+    if num_pictures == 1:
+        return [_Encoded(type(outputs), list(pooled), is_stacked, [list(layer) for layer in deepstack])]
+    return [  # copies, since a view would keep what was encoded of all
+        _Encoded(type(outputs), [pooled[n].clone()], is_stacked, [[layer[n].clone()] for layer in deepstack])
+        for n in range(num_pictures)
     ]
 
 
