@@ -2,8 +2,8 @@
 
 Both sides answer the same prompts about the same pictures with the same random model in float32; how long each answer
 is was drawn once, from a fixed list, and no end mark is heeded. The loop takes one picture and one prompt at a time and
-calls the processor each time. The ceiling is the vision encoder and generation alone, on batches that are ready. Sides
-run in turns in one process.
+calls the processor each time. The ceiling is the vision encoder and generation alone, by the same code, on batches that
+are ready. Sides run in turns in one process.
 """
 
 from __future__ import annotations

@@ -291,13 +291,15 @@ class BatchRun:
             return None
         except Exception as error:
             if _is_device_lost(error):
-                hint = "What was finished is kept: run the same command again."
-                raise EngineError(f"the device failed: {_described(error)}", hint=hint) from error
+                raise _device_lost(error) from error
             return _Failure(is_out_of_memory(error), _described(error))
         return None
 
     def _answer_halves(self, batch: Batch[Group], questions: dict[str, Question]) -> None:
-        release_memory(self._captioner.device)
+        try:
+            release_memory(self._captioner.device)
+        except torch.AcceleratorError as error:
+            raise _device_lost(error) from error
         try:
             with self._changed:
                 halves = self._planner.halve(batch, num_reached_tokens=self._captioner.num_reached_tokens)
@@ -359,6 +361,11 @@ def _requests(batch: Batch[Group]) -> list[Request]:
 def _is_device_lost(error: Exception) -> bool:
     """Whether a GPU is of no more use to this process, as after an illegal access."""
     return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
+
+
+def _device_lost(error: Exception) -> EngineError:
+    hint = "What was finished is kept: run the same command again."
+    return EngineError(f"the device failed: {_described(error)}", hint=hint)
 
 
 def _described(error: BaseException) -> str:
