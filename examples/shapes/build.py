@@ -73,6 +73,9 @@ def main() -> None:
         parser.error(f"--records: no file {str(options.records)!r}; `draw.py` writes one")
     if options.folder.exists() and (not options.folder.is_dir() or any(options.folder.iterdir())):
         parser.error(f"{str(options.folder)!r} is there already, and not an empty folder: name another")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     build_model(options.folder, read_texts(options.records), seed=options.seed, num_tokens=options.num_tokens)
 
 

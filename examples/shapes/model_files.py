@@ -120,9 +120,7 @@ def qwen_vision_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
 def save_model(folder: Path, model: PreTrainedModel, processor: ProcessorMixin) -> None:
     """Write all that `from_pretrained` and vLLM load into `folder`, which is made. A turn's or text's end stops it."""
     from transformers import GenerationConfig
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
     ids = text_ids(processor.tokenizer)
     model.generation_config = GenerationConfig(
         bos_token_id=ids["bos_token_id"],
