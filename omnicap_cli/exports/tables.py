@@ -183,11 +183,16 @@ def write_parquet(job: ExportJob) -> None:
     columns = _all_columns(job)
     schema = _schema(columns, job.reader.path.name)
     assert job.config.target is not None, "only what goes into a stream can do without"
-    with (
-        job.opened_file(job.config.target) as file,
-        pyarrow.parquet.ParquetWriter(file, schema, compression="zstd", use_dictionary=_REPEATED) as writer,
-    ):
-        _write_groups(_row_groups(job, columns, schema), writer)
+    with job.opened_file(job.config.target) as file:
+        writer = pyarrow.parquet.ParquetWriter(file, schema, compression="zstd", use_dictionary=_REPEATED)
+        try:
+            _write_groups(_row_groups(job, columns, schema), writer)
+        except BaseException:
+            with contextlib.suppress(pyarrow.ArrowException):  # half a group; what happened before is what is told
+                writer.close()
+            writer.is_open = False
+            raise
+        writer.close()
 
 
 def _write_groups(groups: Iterable[pyarrow.Table], writer: pyarrow.parquet.ParquetWriter) -> None:
