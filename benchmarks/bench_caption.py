@@ -92,8 +92,9 @@ class TimedCaptioner(Captioner):
 
     def follow(self, job: Job) -> None:
         self._job, self._end_token_ids = job, frozenset()
-        self.asked: list[list[Question]] = []
+        self.asked: list[list[Request]] = []
         self.model_seconds = 0.0
+        self.resident: list[float] = []  # MB after each batch
 
     def _row(self, question: Question, _generation: Generation) -> Row:
         return Row(max_new_tokens=self._job.length_of(question.request))
@@ -102,16 +103,22 @@ class TimedCaptioner(Captioner):
         started = time.perf_counter()
         super().answer(questions, on_result)
         self.model_seconds += time.perf_counter() - started
-        self.asked.append(list(questions))
+        self.asked.append([question.request for question in questions])
+        self.resident.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6)
 
 
 class Ours:
     """The whole way from files to a journal, the model loaded before."""
 
-    def __init__(self, job: Job, folder: Path) -> None:
+    def __init__(self, job: Job, folder: Path, *, batch_size: int | None = None) -> None:
         self._job, self._folder, self._num_runs = job, folder, 0
         generation = Generation(max_new_tokens=max(NUM_TOKENS))
-        options = EngineOptions(model=str(job.model), devices=DeviceOptions(device="cpu"), generation=generation)
+        options = EngineOptions(
+            model=str(job.model),
+            devices=DeviceOptions(device="cpu"),
+            batch_size=batch_size,
+            generation=generation,
+        )
         self._engine = HuggingFaceEngine(options)
         self._engine.warm_up()
         captioner, self._planner = self._engine._loading.result()
@@ -135,7 +142,7 @@ class Ours:
             ).run()
         assert tally.num_ok == len(self._job.num_tokens), tally
         self.outside.append(1 - self.captioner.model_seconds / (time.perf_counter() - started))
-        self.batches = [[question.request for question in asked] for asked in self.captioner.asked]
+        self.batches = self.captioner.asked
 
 
 class Ceiling:
@@ -227,24 +234,14 @@ def print_memory(folder: Path) -> None:
 
 
 def measure_memory(folder: Path) -> None:
-    """Print the most memory in MB in the first half of a run, and in the second."""
+    """Print the memory in MB that is taken after a batch: the median in the first half of a run, and in the second."""
     job = Job(folder / "model", folder / "many", Catalogue.load().select("natural", ["tag"], "en"))
     job.num_tokens = dict.fromkeys(job.num_tokens, 4)
-    peaks, is_over = [], threading.Event()
-
-    def watch() -> None:
-        while not is_over.wait(0.05):
-            pages = int(Path("/proc/self/statm").read_text().split()[1])
-            peaks.append((len(ours.captioner.asked), pages * 4096 / 1e6))
-
-    ours = Ours(job, folder)
-    ours.captioner.follow(job)
-    threading.Thread(target=watch, daemon=True).start()
+    ours = Ours(job, folder, batch_size=32)
     ours.run()
-    is_over.set()
-    half = peaks[-1][0] / 2
-    first = max(peak for batches, peak in peaks if batches < half)
-    print(first, max(peak for batches, peak in peaks if batches >= half))
+    resident = ours.captioner.resident
+    middle = len(resident) // 2
+    print(statistics.median(resident[:middle]), statistics.median(resident[middle:]))
 
 
 # ------------------------------------------------------------------------------------- what it is measured on
