@@ -318,3 +318,20 @@ def test_csv_to_stdout(journal):
     export(ExportConfig(journal=journal, format="csv"), show=written.write)
     target, _ = convert(journal, "out.csv")
     assert written.getvalue() == target.read_bytes()
+
+
+def test_an_interrupt_within_a_row_group_stays_an_interrupt(journal, monkeypatch):
+    """A parquet file can't be closed with some columns of a row group missing, and pyarrow says so."""
+
+    def interrupted(groups, writer):
+        raise KeyboardInterrupt
+
+    def incomplete(writer):
+        raise pyarrow.ArrowInvalid("Only 18 out of 25 columns are initialized")
+
+    write_journal(journal, [make_record("a.jpg", "A cat.")])
+    monkeypatch.setattr(tables, "_write_groups", interrupted)
+    monkeypatch.setattr(pyarrow.parquet.ParquetWriter, "close", incomplete)
+    with pytest.raises(KeyboardInterrupt):
+        convert(journal, "out.parquet")
+    assert not (journal.parent / "out.parquet").exists()
