@@ -6,7 +6,7 @@ It fetches files, and puts what can go wrong into words. What is in the files it
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +15,8 @@ from omnicap_cli.core.quiet import libraries_quiet
 from omnicap_cli.errors import EngineError, OmnicapError, OptionError
 
 # What a model is made of, at the top of its repository. Never *.bin, *.pt or *.py: they could run code.
-_WANTED: Final = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+_SMALL: Final = ("*.json", "*.txt", "*.model", "*.jinja")
+_WANTED: Final = (*_SMALL, "*.safetensors")
 _UNWANTED: Final = ("*/*", "consolidated*")  # other forms of the same weights
 _LOG_IN: Final = "log in with `hf auth login`, or set HF_TOKEN"
 
@@ -43,6 +44,12 @@ def fetch_model(repo: str, commit: str, announce: Callable[[int], None] | None) 
         return Path(_snapshot(repo, commit))
 
 
+def fetch_processor(repo: str, commit: str) -> Path:
+    """The same without the weights: a few megabytes."""
+    with _explained(repo, commit), libraries_quiet():
+        return Path(_snapshot(repo, commit, wanted=_SMALL))
+
+
 def _num_bytes_to_fetch(repo: str, commit: str) -> int:
     with _explained(repo, commit), libraries_quiet():
         from huggingface_hub.errors import DryRunError
@@ -54,12 +61,12 @@ def _num_bytes_to_fetch(repo: str, commit: str) -> int:
         return sum(file.file_size or 0 for file in files if file.will_download)
 
 
-def _snapshot(repo: str, commit: str, *, dry_run: bool = False) -> Any:
+def _snapshot(repo: str, commit: str, *, wanted: Sequence[str] = _WANTED, dry_run: bool = False) -> Any:
     """The folder, or with `dry_run` a list of files and their sizes."""
     from huggingface_hub import snapshot_download
 
     return snapshot_download(
-        repo, revision=commit, allow_patterns=list(_WANTED), ignore_patterns=list(_UNWANTED), dry_run=dry_run
+        repo, revision=commit, allow_patterns=list(wanted), ignore_patterns=list(_UNWANTED), dry_run=dry_run
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from omnicap_cli.core.hub import fetch_config, fetch_model
+from omnicap_cli.core.hub import fetch_config, fetch_model, fetch_processor
 from omnicap_cli.core.weights import Weights, read_object, read_weights, shortened
 from omnicap_cli.errors import EngineError, OptionError
 
@@ -46,22 +46,12 @@ class ModelFiles:
 
         Raises OptionError if there is no such model, EngineError if something of it is missing or damaged.
         """
-        if not model.strip():
-            raise OptionError("--model", model, "names no model", hint=_WHAT_TO_GIVE)
-        folder = Path(model).expanduser()
-        try:
-            if folder.is_dir():
-                if revision is not None:
-                    raise OptionError(
-                        "--revision", revision, f"says nothing about a folder, and --model {model} is one"
-                    )
+        folder = _local_folder(model, revision)
+        if folder:
+            try:
                 return _found(folder)
-            if folder.exists():
-                raise OptionError("--model", model, "is a file", hint=_WHAT_TO_GIVE)
-        except OSError as error:
-            raise _unreadable(folder, error) from error
-        if not _HUB_ID.fullmatch(model):
-            raise OptionError("--model", model, "is no folder here, and no hub id either", hint=_WHAT_TO_GIVE)
+            except OSError as error:
+                raise _unreadable(folder, error) from error
         path = fetch_config(model, revision)
         commit = path.parent.name
         return cls(
@@ -92,6 +82,34 @@ class ModelFiles:
             return replace(self, folder=folder, weights=read_weights(folder))
         except OSError as error:
             raise _unreadable(folder, error) from error
+
+
+def find_processor(model: str, revision: str | None = None) -> Path:
+    """The folder of a model, for whoever needs its processor only: weights are neither fetched nor looked for.
+
+    Raises OptionError if there is no such model, EngineError if it can't be had.
+    """
+    folder = _local_folder(model, revision)
+    return folder or fetch_processor(model, fetch_config(model, revision).parent.name)
+
+
+def _local_folder(model: str, revision: str | None) -> Path | None:
+    """The folder that `model` names, or None for an id of the hub. Raises OptionError for what is neither."""
+    if not model.strip():
+        raise OptionError("--model", model, "names no model", hint=_WHAT_TO_GIVE)
+    folder = Path(model).expanduser()
+    try:
+        if folder.is_dir():
+            if revision is not None:
+                raise OptionError("--revision", revision, f"says nothing about a folder, and --model {model} is one")
+            return folder
+        if folder.exists():
+            raise OptionError("--model", model, "is a file", hint=_WHAT_TO_GIVE)
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    if not _HUB_ID.fullmatch(model):
+        raise OptionError("--model", model, "is no folder here, and no hub id either", hint=_WHAT_TO_GIVE)
+    return None
 
 
 def _found(folder: Path) -> ModelFiles:
