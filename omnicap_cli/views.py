@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from omnicap_cli.core.records import Prompt
     from omnicap_cli.core.status import Entry, Status, Total
     from omnicap_cli.diagnosis import Finding
+    from omnicap_cli.tokenizing.run import TokenizeReport
 
 
 _NUM_TEXT_COLUMNS: Final = 3  # of the table of several journals
@@ -141,6 +142,31 @@ def show_merge(console: Console, report: MergeReport, *, as_json: bool) -> None:
         rows.append(("shards", f"{num_there:,} of {report.num_shards:,}"))
     written = printable(report.output or "") if report.written else "nothing written"
     return _show_rows(console, [*rows, ("output", written)])
+
+
+def show_tokenize(console: Console, report: TokenizeReport, *, as_json: bool) -> None:
+    """What `omnicap tokenize` counted."""
+    from omnicap_cli.length_views import length_lines
+
+    if as_json or not console.data_is_terminal:
+        return _show_json(console, report.as_json())
+    rows = [
+        ("records", f"{report.num_in:,}"),
+        ("  kept", f"{report.num_kept:,}"),
+        ("  rejected", f"{report.num_rejected:,}"),
+        *((f"    {reason.replace('_', ' ')}", f"{count:,}") for reason, count in report.rejected.items()),
+        ("tokens", f"{report.num_sequence_tokens:,}"),
+        ("  of texts", f"{report.num_text_tokens:,}"),
+        ("  of pictures", f"{report.num_image_tokens:,}"),
+        ("splits", f"{report.num_splits:,}"),
+        ("output", printable(f"{report.output}/{report.name}_split*.jsonl")),
+    ]
+    if report.num_rejected:
+        rows.append(("rejects", printable(f"{report.output}/rejects/{report.name}_split*.jsonl")))
+    _show_rows(console, rows)
+    for line in length_lines(report.lengths):
+        console.text(line)
+    return None
 
 
 def show_catalogue(console: Console, catalogue: Catalogue, *, as_json: bool) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.training_records import line, sample, write_split
 
 from omnicap_cli.core.run_meta import RunMeta
 
@@ -203,6 +204,130 @@ def test_names_that_would_steer_the_terminal_are_escaped(omnicap, call, make_sha
     assert result.returncode == 0
     assert "red.jsonl" in result.stderr  # it has lost its note, which is told
     assert "\x1b" not in result.stderr
+
+
+# -------------------------------------------------------------------------------- merge of a data set's splits
+
+
+@pytest.fixture
+def make_splits(tmp_path):
+    """`make_splits(count)` writes so many splits of three records, the first record of each in all of them."""
+
+    def make(count: int) -> list[str]:
+        (tmp_path / "out").mkdir()
+        for number in range(1, count + 1):
+            content = b"".join(line(sample(each)) for each in (0, number * 2, number * 2 + 1))
+            write_split(tmp_path / "out", "data", number, count, content)
+        return [f"out/data_split{number}.jsonl" for number in range(1, count + 1)]
+
+    return make
+
+
+def samples(*numbers: int) -> bytes:
+    return b"".join(line(sample(number)) for number in numbers)
+
+
+def test_splits_become_one_file(call, make_splits, tmp_path):
+    names = make_splits(11)
+    before = sorted(os.listdir(tmp_path))
+    result = call("merge", *sorted(names), "-o", "train.jsonl")  # as a shell sorts them: 10 and 11 before 2
+    assert (result.returncode, result.stderr) == (0, "")
+    assert (tmp_path / "train.jsonl").read_bytes() == samples(0, *range(2, 24))
+    report = json.loads(result.stdout)
+    assert (report["num_records"], report["num_duplicates"], report["num_files"]) == (23, 10, 11)
+    assert (report["num_text_tokens"], report["num_image_tokens"], report["num_sequence_tokens"]) == (230, 2300, 2645)
+    assert report["lengths"] == {"min": 115, "mean": 115.0, "median": 115, "p90": 115, "p99": 115, "max": 115}
+    assert report["histogram"] == [{"low": 65, "high": 128, "num_sequences": 23}]
+    assert sorted(os.listdir(tmp_path)) == sorted([*before, "train.jsonl"])
+    folder = call("merge", "out", "-o", "out/train.jsonl.zst", "--sort-by-length", "--keep-duplicates")
+    assert (folder.returncode, json.loads(folder.stdout)["num_records"]) == (0, 33)
+    assert json.loads(call("merge", "out/train.jsonl.zst", "--stats-only").stdout)["num_duplicates"] == 10
+
+
+def test_a_missing_split_is_exit_1_and_named(call, make_splits, tmp_path):
+    names = make_splits(4)
+    (tmp_path / names[2]).unlink()
+    result = call("merge", "out", "-o", "train.jsonl")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "missing: split 3 of 4 of data in out" in result.stderr
+    assert "--allow-missing" in result.stderr
+    assert not (tmp_path / "train.jsonl").exists()
+    result = call("merge", "out", "-o", "train.jsonl", "--allow-missing")
+    assert result.returncode == 0
+    assert "warning: missing: split 3 of 4 of data in out" in result.stderr
+    assert (tmp_path / "train.jsonl").read_bytes() == samples(0, 2, 3, 4, 5, 8, 9)
+
+
+def test_broken_lines_are_exit_3(call, tmp_path):
+    (tmp_path / "train.jsonl").write_bytes(samples(1) + b"{broken\n" + samples(2))
+    result = call("merge", "train.jsonl", "-o", "all.jsonl", "--json")
+    assert (result.returncode, json.loads(result.stdout)["broken_lines"]) == (3, {"not_json": 1})
+    assert "train.jsonl:2 (not_json)" in result.stderr
+    assert (tmp_path / "all.jsonl").read_bytes() == samples(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["out"], "-o"),
+        (["out", "-o", "train.csv"], ".jsonl"),
+        (["out", "-o", "old.jsonl"], "--overwrite"),
+        (["out", "-o", "out/data_split1.jsonl", "--overwrite"], "one of the files"),
+        (["out", "journal.jsonl", "-o", "all.jsonl"], "journal.jsonl a journal of captions"),
+        (["journal.jsonl", "-o", "all.jsonl", "--sort-by-length"], "--sort-by-length is for splits"),
+        (["journal.jsonl", "-o", "all.jsonl", "--keep-duplicates"], "--keep-duplicates is for splits"),
+    ],
+)
+def test_wrong_usage_with_splits_is_exit_2_and_touches_nothing(call, make_splits, tmp_path, words, said):
+    make_splits(1)
+    (tmp_path / "old.jsonl").write_bytes(b"old\n")
+    (tmp_path / "journal.jsonl").write_text(json.dumps({"id": "a", "status": "ok", "key": "0" * 64}) + "\n")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    result = call("merge", *words)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert said in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("words", [["none/*_split*.jsonl"], ["empty"], ["pipe"]])
+def test_nothing_to_merge_is_exit_1(call, tmp_path, words):
+    (tmp_path / "empty").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    result = call("merge", *words, "-o", "all.jsonl")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert words[0] in result.stderr
+    assert "hint:" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("more", [(), ("--sort-by-length",)])
+@pytest.mark.parametrize("num_bytes", [0, 100, 3_000])
+def test_no_room_for_splits_leaves_the_old_output(call, tmp_path, more, num_bytes):
+    (tmp_path / "train.jsonl").write_bytes(samples(*range(50)))
+    (tmp_path / "all.jsonl").write_bytes(b"old\n")
+    words = ("merge", "train.jsonl", "-o", "all.jsonl", "--overwrite", *more)
+    full = call(*words, preexec_fn=largest_file(num_bytes))
+    assert full.returncode == 1
+    assert "can't write all.jsonl" in full.stderr
+    assert "Traceback" not in full.stderr
+    assert (tmp_path / "all.jsonl").read_bytes() == b"old\n"
+    assert sorted(os.listdir(tmp_path)) == ["all.jsonl", "train.jsonl"]
+
+
+def test_a_person_sees_the_lengths(make_splits, tmp_path):
+    make_splits(2)
+    said = on_terminal(tmp_path, "merge", "out", "-o", "train.jsonl")
+    rows = [line.split(None, 1) for line in said.splitlines()]
+    for row in (["records", "5"], ["duplicates", "1, dropped"], ["tokens", "575"], ["output", "train.jsonl"]):
+        assert row in rows
+    assert said.splitlines()[-1] == f"65-128  {'█' * 40}  5  100.0%"
+
+
+def test_a_journal_without_records_is_none_of_a_data_set(call, tmp_path):
+    (tmp_path / "journal.jsonl").touch()
+    result = call("merge", "journal.jsonl", "-o", "all.jsonl")
+    assert (result.returncode, json.loads(result.stdout)["num_journals"]) == (0, 1)
 
 
 # ------------------------------------------------------------------------------------------ status of several

@@ -11,7 +11,7 @@ import glob
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
@@ -92,18 +92,21 @@ def merge_journals(config: MergeConfig, warn: Callable[[str], None] = lambda _: 
     JournalWriteError or OptionError if the output can't be written, which leaves it as it was.
     """
     sources = read_sources(config.inputs)
-    _check_output(config, sources)
+    files = [source.file for source in sources]
+    check_output(config.output, files, overwrite=config.overwrite)
     gaps = find_gaps(sources)
     if gaps.problems and not config.allow_missing:
-        raise _not_whole(gaps.problems)
+        raise not_whole("the journals are not one whole run", gaps.problems)
     sources = list({(each.file.st_dev, each.file.st_ino): each for each in sources}.values())
     for message in [*gaps.problems, *find_differences(sources), *_unknowable(sources)]:
         warn(message)
     if config.output is None or config.dry_run:
         return _report(config, _Ledger(sources, warn), gaps)
     started = time.time()
-    with _locked(config.output):
-        _check_output(config, sources)  # again: only from here on nobody else can make one
+    with locked(config.output):
+        check_output(
+            config.output, files, overwrite=config.overwrite
+        )  # again: only from here on nobody else can make one
         ledger = _Ledger(sources, warn)
         _write(config.output, ledger)
         report = _report(config, ledger, gaps)
@@ -173,10 +176,7 @@ class _Ledger:
 
 def _write(output: Path, ledger: _Ledger) -> None:
     """Copy the lines that are kept, shards in their order, other journals after them as given."""
-    target_path = output.resolve()
-    for leftover in target_path.parent.glob(f".{glob.escape(target_path.name)}.*{PARTIAL_SUFFIX}"):
-        with contextlib.suppress(OSError):  # of a merge that was killed
-            leftover.unlink()
+    remove_leftovers(output)
     parts = sorted(ledger.parts, key=lambda part: part.source.place)
     try:
         with replacing(output) as target:
@@ -211,8 +211,16 @@ def _reading(source: Source) -> Iterator[BinaryIO]:
         raise JournalError(f"can't read {source.path}: {error.strerror}") from error
 
 
+def remove_leftovers(output: Path) -> None:
+    """Remove what a merge into `output` that was killed left beside it."""
+    target_path = output.resolve()
+    for leftover in target_path.parent.glob(f".{glob.escape(target_path.name)}.*{PARTIAL_SUFFIX}"):
+        with contextlib.suppress(OSError):
+            leftover.unlink()
+
+
 @contextlib.contextmanager
-def _locked(output: Path) -> Iterator[None]:
+def locked(output: Path) -> Iterator[None]:
     """Keep every other writer out, as a `Journal` of that name would."""
     lock = FileLock(f"{output.resolve()}.lock")
     try:
@@ -229,9 +237,10 @@ def _locked(output: Path) -> Iterator[None]:
         lock.release()
 
 
-def _check_output(config: MergeConfig, sources: Sequence[Source]) -> None:
-    """Raises OptionError where the output may not be written."""
-    output = config.output
+def check_output(
+    output: Path | None, inputs: Iterable[os.stat_result], *, overwrite: bool, kind: str = "journals"
+) -> None:
+    """Raises OptionError where the output may not be written. `kind` is what messages call the inputs."""
     if output is None:
         return
     try:
@@ -241,20 +250,21 @@ def _check_output(config: MergeConfig, sources: Sequence[Source]) -> None:
         raise OptionError("--output", str(output), f"can't be used: {getattr(error, 'strerror', error)}") from error
     if found is None:
         return
-    if any(os.path.samestat(found, source.file) for source in sources):
-        raise OptionError("--output", str(output), "is one of the journals to merge", hint="Choose another place.")
+    if any(os.path.samestat(found, file) for file in inputs):
+        raise OptionError("--output", str(output), f"is one of the {kind} to merge", hint="Choose another place.")
     if not output.is_file():
         raise OptionError("--output", str(output), "is there and is not a file")
-    if not config.overwrite:
+    if not overwrite:
         raise OptionError("--output", str(output), "is there already", hint="Pass --overwrite to replace it.")
 
 
-def _not_whole(problems: Sequence[str]) -> JournalError:
+def not_whole(what: str, problems: Sequence[str]) -> JournalError:
+    """`what` keeps a merge from beginning, for the reasons in `problems`."""
     shown = [*problems[:_MAX_PROBLEMS]]
     if len(problems) > _MAX_PROBLEMS:
         shown.append(f"and {len(problems) - _MAX_PROBLEMS:,} more")
     hint = "Let what is missing run, or pass --allow-missing to merge what is there."
-    return JournalError("\n  ".join(["the journals are not one whole run:", *shown]), hint=hint)
+    return JournalError("\n  ".join([f"{what}:", *shown]), hint=hint)
 
 
 def _changed(source: Source) -> JournalError:

@@ -51,9 +51,9 @@ class TextTokens:
 
         With `fast` off every text goes through the model's tokenizer itself.
         """
-        self._config = _parsed(tokenizer_json)
+        self._json, config = tokenizer_json, _parsed(tokenizer_json)
         self.exact: Tokenizer = _loaded(tokenizer_json)
-        added = self._config.get("added_tokens") or []
+        added = config.get("added_tokens") or []
         self._ids = {each["content"]: each["id"] for each in added}
         control = [
             each["content"]
@@ -64,7 +64,7 @@ class TextTokens:
         self.why_slow: str | None = "it was asked not to be"
         self._fast: _Fast | None = None
         if fast:
-            self._fast, self.why_slow = _fast_way(self._config)
+            self._fast, self.why_slow = _fast_way(config)
         self.breaks_lines = self._breaks_lines()
         self._count_short = functools.lru_cache(_NUM_CACHED)(self.count)
         self._count_long = functools.lru_cache(_NUM_LONG_CACHED)(self.count)
@@ -115,7 +115,7 @@ class TextTokens:
     @functools.cached_property
     def _plain(self) -> Tokenizer:
         """The same without added tokens."""
-        return _loaded(orjson.dumps(self._config | {"added_tokens": []}).decode())
+        return _loaded(orjson.dumps(_parsed(self._json) | {"added_tokens": []}).decode())
 
     @staticmethod
     def _encoded(tokenizer: Tokenizer, text: str, start: int, end: int) -> list[tuple[int, int]]:

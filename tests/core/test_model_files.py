@@ -19,7 +19,7 @@ from support.permissions import drop_override
 from support.tiny_models import build_tiny
 
 from omnicap_cli.core.devices import Placement
-from omnicap_cli.core.model_files import ModelFiles
+from omnicap_cli.core.model_files import ModelFiles, find_processor
 from omnicap_cli.core.weights import read_weights
 from omnicap_cli.errors import EngineError, OmnicapError, OptionError
 
@@ -454,6 +454,28 @@ def test_a_model_of_the_hub(hub, folder):
     assert hub.find("owner/name", HF_HUB_OFFLINE="1") == first | {"announced": []}
     gone = hub.find("owner/name", HF_ENDPOINT="http://127.0.0.1:9")  # where nobody listens
     assert gone == first | {"announced": []}
+
+
+def test_a_processor_of_the_hub_comes_without_weights(hub, folder):
+    (folder / "modeling.py").write_bytes(b"not needed")
+    hub.publish(folder)
+    code = "import sys; from omnicap_cli.core.model_files import find_processor; print(find_processor(sys.argv[1]))"
+    env = os.environ | hub.environment
+    found = subprocess.run(
+        [sys.executable, "-c", code, "owner/name"], env=env, capture_output=True, text=True, check=True
+    )
+    assert hub.fetched == {path.name for path in folder.iterdir() if path.suffix in (".json", ".jinja")}
+    there = Path(found.stdout.strip())
+    assert (there / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+    assert not (there / "model.safetensors").exists()
+
+
+def test_a_processor_may_stand_alone(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "config.json").unlink()
+    assert find_processor(str(folder)) == folder
+    with pytest.raises(OptionError, match="no hub id"):
+        find_processor("/no/such/folder")
 
 
 def test_a_revision_of_the_hub(hub, tiny):

@@ -1,0 +1,90 @@
+"""`omnicap tokenize`: token counts for a training set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from omnicap_cli.options import AsJson, Debug, NoColor, OptionsFile, Quiet, Verbose, make_console, option
+
+_DEFAULT_MODEL = "Qwen/Qwen2-VL-7B-Instruct"  # which the published captioner was made from
+_PIXELS = "Default: the model's own."
+
+
+def _published(name: str) -> Any:
+    """An option as the published script spells it: taken, and not shown."""
+    return typer.Option(name, hidden=True)
+
+
+def tokenize(
+    data: Annotated[
+        str | None, typer.Argument(metavar="DATA", help="JSON lines, or a JSON array, also .gz or .zst; - reads stdin.")
+    ] = None,
+    output: Annotated[Path | None, option("-o", "--output", help="Folder for the splits.", metavar="DIR")] = None,
+    name: Annotated[str | None, option("--name", help="Begins the names of the splits. Default: that of DATA.")] = None,
+    task_type: Annotated[
+        str | None, option("--task-type", help="Of all records, as detailed or OCR. Default: each record's own.")
+    ] = None,
+    model: Annotated[str, option("--model", help="Folder or hub id; only its processor is read.")] = _DEFAULT_MODEL,
+    splits: Annotated[int | None, option("--splits", help="Make all N splits. Default: 1.")] = None,
+    split_index: Annotated[int | None, option("--split-index", help="Make only this split, counted from 0 …")] = None,
+    split_num: Annotated[int | None, option("--split-num", help="… of so many.")] = None,
+    workers: Annotated[
+        int | None, option("--workers", help="Processes, each at a split of its own. Default: one for each core.")
+    ] = None,
+    min_pixels: Annotated[int | None, option("--min-pixels", help=f"Enlarge smaller pictures. {_PIXELS}")] = None,
+    max_pixels: Annotated[
+        int | None, option("--max-pixels", help=f"Shrink larger ones; several of a record share it. {_PIXELS}")
+    ] = None,
+    image_root: Annotated[
+        str | None, option("--image-root", help="Where relative paths begin. Default: the current folder.")
+    ] = None,
+    max_length: Annotated[int | None, option("--max-length", help="Reject longer sequences, in tokens.")] = None,
+    verify_images: Annotated[bool, option("--verify-images", help="Decode every picture, reject broken ones.")] = False,
+    prompts: Annotated[
+        Path | None, option("--prompts", help="TOML with your own system texts of task types.", metavar="FILE")
+    ] = None,
+    overwrite: Annotated[bool, option("--overwrite", help="Make all again, whatever is there.")] = False,
+    dry_run: Annotated[bool, option("--dry-run", help="Show what there is to do; count nothing.")] = False,
+    data_file: Annotated[str | None, _published("--data_file")] = None,
+    output_dir: Annotated[Path | None, _published("--output_dir")] = None,
+    data_name: Annotated[str | None, _published("--data_name")] = None,
+    tasktype: Annotated[str | None, _published("--tasktype")] = None,
+    published_index: Annotated[int | None, _published("--split_index")] = None,
+    published_num: Annotated[int | None, _published("--split_num")] = None,
+    as_json: AsJson = False,
+    _options: OptionsFile = None,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+    no_color: NoColor = False,
+    _debug: Debug = False,
+) -> None:
+    """Count the tokens of fine-tuning data beforehand, exactly as training will feed it; reject what can't be used.
+
+    Writes DIR/NAME_splitI.jsonl, DIR/rejects and DIR/meta. Run it again to go on where it was interrupted;
+    `omnicap merge DIR` joins the splits.
+    """
+    from omnicap_cli.tokenization import make_config, run_tokenize
+
+    config = make_config(
+        data=data or data_file,
+        output=output or output_dir,
+        name=name or data_name,
+        task_type=task_type or tasktype,
+        splits=splits,
+        split_index=published_index if split_index is None else split_index,
+        split_num=published_num if split_num is None else split_num,
+        workers=workers,
+        model=model,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
+        image_root=image_root,
+        max_length=max_length,
+        verify_images=verify_images,
+        prompts=prompts,
+        overwrite=overwrite,
+    )
+    console = make_console(quiet=quiet, verbose=verbose, no_color=no_color)
+    raise typer.Exit(run_tokenize(config, console, dry_run=dry_run, as_json=as_json))

@@ -1,0 +1,1 @@
+"""Token counts for a training set: what training will feed the model, known beforehand."""
