@@ -88,6 +88,8 @@ def run_tokenize(config: TokenizeConfig, console: Console, *, dry_run: bool, as_
     if not report.num_in:
         console.warning("there are no records in these lines: nothing to do")
     show_tokenize(console, report, as_json=as_json)
+    if report.num_rejected and not console.data_is_terminal:
+        console.info(f"{report.num_rejected:,} rejected → {printable(str(config.output / 'rejects'))}")
     return ITEMS_FAILED if report.num_rejected else 0
 
 

@@ -44,7 +44,11 @@ class ChatFormat:
     @classmethod
     def of_folder(cls, folder: Path) -> ChatFormat:
         """The format of the model in `folder`. Raises EngineError where it has none that can be taken apart."""
-        template, variables = _read(folder)
+        try:
+            template, variables = _read(folder)
+        except (OSError, UnicodeDecodeError) as error:
+            what = f"can't read the chat template in {folder}: {getattr(error, 'strerror', None) or error}"
+            raise EngineError(what, hint=_HINT) from error
         try:
             render = _Renderer(template, variables)
             found = cls._learnt(render)
@@ -94,6 +98,7 @@ class ChatFormat:
             (a, [([b, IMAGE, c, IMAGE, d], e), ([f, VIDEO], g), ([h], a)]),
             ("", [([IMAGE, VIDEO, IMAGE, a], b), ([IMAGE, c], d)]),
             ("", [([a], b)]),
+            (a, [([IMAGE], b), ([f"\n {c} \n", IMAGE, f" {d}\n"], f" \n{e}\n "), ([f], f" {g}")]),
         ):
             if self._rendered(system, turns) != render(system, turns):
                 _refuse("it treats turns, or what is in them, differently by their place")

@@ -119,5 +119,8 @@ def _place(questions: list[list[str | MediaKind]], images: Sequence[str], videos
 
 
 def _shown(value: Any, max_characters: int = 40) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        return f"a deeply nested {type(value).__name__}"
     return text if len(text) <= max_characters else f"{text[:max_characters]}…"

@@ -22,6 +22,8 @@ _NUM_BYTES: Final = 256
 _NUM_CACHED: Final = 4096
 _NUM_LONG_CACHED: Final = 8
 _MAX_SHORT_CHARACTERS: Final = 1000
+_MAX_SPACES: Final = 100_000  # in a row: tiktoken's regexes were seen to overflow at a million
+_SPACES: Final = re.compile(rf"\s{{{_MAX_SPACES}}}")
 # Between a line break and each of these every tokenizer that is read here begins a new token; `_breaks_lines` looks.
 _AFTER_LINE_BREAK: Final = ("a", "Z", "ß", "1", "²", "图", "か", "'s", ".", "(", "—", "#", "*", "<", "🙂", "\u0301")
 # Of texts that hold nothing else the normal form NFC changes nothing: no character here takes part in a composition,
@@ -82,7 +84,7 @@ class TextTokens:
         """How many tokens `text` becomes."""
         if not text:
             return 0
-        if self._fast is None or self._added.search(text):
+        if self._fast is None or self._added.search(text) or _overflows(text):
             return len(self.encode(text))
         return self._fast.count(text)
 
@@ -129,6 +131,10 @@ class TextTokens:
         lines = [(f"{head}\n", tail) for head in ("a", "b.", "1", "图", "-") for tail in _AFTER_LINE_BREAK]
         ids = [self.encode(head + tail) == self.encode(head) + self.encode(tail) for head, tail in lines]
         return all(ids)
+
+
+def _overflows(text: str) -> bool:
+    return len(text) >= _MAX_SPACES and _SPACES.search(text) is not None
 
 
 def _one_of(words: Iterable[str]) -> re.Pattern[str]:

@@ -16,7 +16,7 @@ from omnicap_cli.core.prompts import Catalogue
 from omnicap_cli.core.samples import MediaKind, Sample, SampleError
 from omnicap_cli.core.sequences import Media, Part, SequenceBuilder
 from omnicap_cli.core.text_tokens import TextTokens
-from omnicap_cli.errors import AspectRatioError, EngineError, OptionError
+from omnicap_cli.errors import AspectRatioError, EngineError, OptionError, UnsupportedError
 
 _FROM_BASE = "Copy it from the base model; merged and fine-tuned models often lack it."
 
@@ -95,12 +95,14 @@ class TrainingInput:
             raise SampleError("aspect_ratio", error.message) from error
 
     def clip(self, clip: Clip) -> Media:
-        """A clip. Raises SampleError, and ItemError for one that can't be cut."""
+        """A clip. Raises SampleError."""
         try:
             layout = self.clip_grid.layout(clip)
             return Media(layout.run_tokens, layout.timestamps)
         except AspectRatioError as error:
             raise SampleError("aspect_ratio", error.message) from error
+        except UnsupportedError as error:
+            raise SampleError("too_short", error.message) from error
 
     def parts(self, sample: Sample, task_type: str, images: Sequence[Media], clips: Sequence[Media]) -> list[Part]:
         """What the sequence of a sample is built of."""
@@ -133,7 +135,7 @@ class TrainingInput:
         clips = ClipGrid.of_folder(self.format.folder)
         return {
             "tokenizer": self._tokenizer_digest,
-            "chat_template": _digest(self._chat.template),
+            "chat_template": _digest(repr(self._chat)),
             "pictures": asdict(self._grid),
             "clips": {"kind": type(clips).__name__, **asdict(clips)} if clips else None,
             "task_type": self.format.task_type,

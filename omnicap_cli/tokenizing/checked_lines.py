@@ -81,10 +81,13 @@ def check_lines(lines: Iterable[bytes], on_broken: Callable[[int, str], None]) -
             key = hash(tuple(subject))
         except (ValueError, KeyError, TypeError, RecursionError):  # the last for an id nested beyond reason
             if line.startswith(codecs.BOM_UTF8):  # which `cat` leaves in the middle of a file
-                rest = check_lines([line[_NUM_MARK_BYTES:]], partial(_at, on_broken, place))
+                unmarked = line
+                while unmarked.startswith(codecs.BOM_UTF8):
+                    unmarked = unmarked[_NUM_MARK_BYTES:]
+                rest = check_lines([unmarked], partial(_at, on_broken, place))
                 for column, more in zip(checked[:-1], rest[:-1], strict=True):
                     column += more  # type: ignore[operator]
-                dropped.append((place, len(line) if rest.dropped else _NUM_MARK_BYTES))
+                dropped.append((place, len(line) - (0 if rest.dropped else len(unmarked))))
                 continue
             if not line.isspace():
                 on_broken(place, _why_broken(line))

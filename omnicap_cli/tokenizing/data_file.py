@@ -120,16 +120,17 @@ def lines(file: BinaryIO, num_lines: int, *, max_bytes: int) -> Iterator[bytes |
 
 @contextlib.contextmanager
 def opened(source: str, notes: Path, name: str, stdin: BinaryIO) -> Iterator[DataFile]:
-    """The data set that `source` names, by name in the folder `notes`: a path, or `-` for `stdin`.
+    """The data set that `source` names: a path, or `-` for `stdin`. What is noted of it is in `notes`, under `name`.
 
-    Several processes can use one; what came down a pipe belongs to one alone. Raises OptionError or UsageError where it
-    can't be read, JournalWriteError where there is no room, and JournalLockedError.
+    Several processes can use one; what came down a pipe belongs to one alone, and goes with it. Raises OptionError or
+    UsageError where it can't be read, JournalWriteError where there is no room, and JournalLockedError.
     """
     unpacked = Unpacked(source, notes, name)
     index = notes / f"{name}.index.json"
     with contextlib.ExitStack() as stack:
         if unpacked.is_stdin:
             stack.enter_context(locked(notes / f"{name}.stdin.lock", what=f"{notes.parent / name}_split*.jsonl"))
+            stack.callback(unpacked.discard)
         with locked(notes / f"{name}.index.lock", what=index, waits=True):
             remove_leftovers(index)
             data = DataFile.open(unpacked.lines(stdin), index)

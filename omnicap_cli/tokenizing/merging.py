@@ -26,7 +26,7 @@ from omnicap_cli.tokenizing.lengths import LengthCounts
 from omnicap_cli.tokenizing.parts import Part, find_parts
 from omnicap_cli.tokenizing.pieces import PieceReport
 from omnicap_cli.tokenizing.rewriting import ByLength, drop_lines
-from omnicap_cli.tokenizing.split_gaps import find_problems, unknowable
+from omnicap_cli.tokenizing.split_gaps import find_problems, find_unbegun, unknowable
 from omnicap_cli.tokenizing.streams import (
     COMPRESSION,
     append,
@@ -98,7 +98,7 @@ def merge_data(config: DataMergeConfig, warn: Callable[[str], None] = lambda _: 
     parts = find_parts(config.inputs)
     files = [part.file for part in parts]
     check_output(config.output, files, overwrite=config.overwrite, kind="files")
-    problems = find_problems(parts)
+    problems = [*find_problems(parts), *find_unbegun(filter(Path.is_dir, config.inputs), parts)]
     if problems and not config.allow_missing:
         raise not_whole("these are not whole data sets", problems)
     parts = list({(part.file.st_dev, part.file.st_ino): part for part in reversed(parts)}.values())[::-1]

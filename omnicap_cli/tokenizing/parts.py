@@ -18,12 +18,11 @@ import orjson
 
 from omnicap_cli.errors import JournalError, UsageError
 from omnicap_cli.tokenizing.pieces import Identity, changed
-from omnicap_cli.tokenizing.splits import Split, SplitNote
+from omnicap_cli.tokenizing.splits import MAX_SPLITS, Split, SplitNote
 from omnicap_cli.tokenizing.streams import compression_of, decompressed, line_batches
 
 SPLIT_NAME: Final = re.compile(r"(.+)_split([1-9][0-9]{0,5})(\.jsonl(?:\.gz|\.zst)?)")
 NOTED_SUFFIX: Final = ".jsonl"  # what `omnicap tokenize` writes; others were packed later, and have another size
-_MAX_SPLITS: Final = 1_000_000  # more are a mistake in a note, and naming what is missing would take all memory
 _HINT: Final = "Give the files that `omnicap tokenize` wrote, or their folder."
 
 
@@ -165,7 +164,7 @@ def _note_of(split: Split) -> tuple[SplitNote | None, str | None]:
         return None, error.message
     if note is None:
         return None, None
-    is_sound = isinstance(note.settings, dict) and note.num_splits in range(split.index + 1, _MAX_SPLITS + 1)
+    is_sound = note.num_splits in range(split.index + 1, MAX_SPLITS + 1)
     if not is_sound or (note.name, note.index) != (split.name, split.index):
         return None, f"{split.note} is no note of {split.output.name}"
     return note, None

@@ -18,11 +18,11 @@ from omnicap_cli.core.text import without_surrogates
 from omnicap_cli.core.training_input import TrainingFormat, TrainingInput
 from omnicap_cli.errors import OmnicapError, OptionError
 from omnicap_cli.tokenizing.data_file import opened
-from omnicap_cli.tokenizing.existing import check_others, existing, find_done, remove
+from omnicap_cli.tokenizing.existing import check_data, check_others, existing, find_done, remove
 from omnicap_cli.tokenizing.lengths import LengthCounts
 from omnicap_cli.tokenizing.locks import locked
 from omnicap_cli.tokenizing.split_run import Job, SplitRunner, Step
-from omnicap_cli.tokenizing.splits import Split, SplitNote
+from omnicap_cli.tokenizing.splits import MAX_SPLITS, Split, SplitNote
 
 _BAD_IN_NAMES: Final = ("/", "\0", "\n")
 _POLL_SECONDS: Final = 0.2
@@ -59,6 +59,8 @@ class TokenizeConfig:
         ):
             if value is not None and value < 1:
                 raise OptionError(option, value, "is less than 1")
+        if self.num_splits > MAX_SPLITS:
+            raise OptionError("--splits", self.num_splits, f"is more than {MAX_SPLITS:,}")
         if self.split_index is not None and not 0 <= self.split_index < self.num_splits:
             problem = f"is no split of {self.num_splits:,}; they are 0 to {self.num_splits - 1:,}"
             raise OptionError("--split-index", self.split_index, problem)
@@ -132,7 +134,7 @@ def plan(config: TokenizeConfig, stdin: BinaryIO) -> dict[str, Any]:
         return {
             "lines": _num_lines(config, job),
             "splits": len(config.splits),
-            "splits done": len(done),
+            "splits_done": len(done),
             "processes": _num_processes(config),
         }
 
@@ -151,12 +153,14 @@ def tokenize(
     when all is still. Raises OmnicapError for whatever is in the way; what was done is kept.
     """
     with _prepared(config, stdin) as (job, input):
+        settings = job.settings(input, config.num_splits)
+        if not config.overwrite:
+            for split in config.splits:  # all of them, before anything is made that doesn't fit the others
+                find_done(split, settings)
+        if not config.overwrite or config.split_index is not None:
+            check_others(config.splits, settings)
         if config.overwrite:
             _remove_all(config)
-        check_others(config.splits[0])
-        settings = job.settings(input, config.num_splits)
-        for split in config.splits:  # all of them, before anything is made that doesn't fit the others
-            find_done(split, settings)
         begin(_num_lines(config, job))
         if _num_processes(config) == 1:
             runner = SplitRunner(job, input, tell=tell, warn=warn)
@@ -208,6 +212,7 @@ def _prepared(config: TokenizeConfig, stdin: BinaryIO) -> Iterator[tuple[Job, Tr
         task_type=config.task_type,
     )
     input = TrainingInput(format)
+    check_data(config.data, config.splits[0])
     with opened(config.data, config.output / "meta", config.name, stdin) as data:
         job = Job(
             data=data,

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import orjson
 
+from omnicap_cli.core.atomic import PARTIAL_SUFFIX
 from omnicap_cli.core.completeness import listed
+from omnicap_cli.errors import JournalError
 from omnicap_cli.tokenizing.parts import NOTED_SUFFIX, SPLIT_NAME, Part, entries, group_of, split_of
 from omnicap_cli.tokenizing.splits import SplitNote, partial_of
 
 _MAX_VALUE_CHARACTERS: Final = 60
+_NOTE_SUFFIX: Final = re.compile(r"(\.checkpoint)?\.json$")
 
 
 def find_problems(parts: Sequence[Part]) -> list[str]:
@@ -24,6 +29,20 @@ def find_problems(parts: Sequence[Part]) -> list[str]:
             group = groups.setdefault(group_of(part), _Group(part.folder, part.name, part.suffix))
             group.parts.setdefault(part.number, part)
     return [*_doubled(parts), *(problem for group in groups.values() for problem in group.problems())]
+
+
+def find_unbegun(folders: Iterable[Path], parts: Sequence[Part]) -> list[str]:
+    """The data sets in `folders` of which there is something, but no split that is whole."""
+    given = {(part.folder, part.name) for part in parts}
+    problems = []
+    for folder in folders:
+        names = [name.removesuffix(PARTIAL_SUFFIX) for name in entries(folder)]
+        with contextlib.suppress(JournalError):  # there is no such folder
+            names += [_NOTE_SUFFIX.sub(NOTED_SUFFIX, name) for name in entries(folder / "meta")]
+        begun = {match[1] for match in map(SPLIT_NAME.fullmatch, names) if match}
+        absent = sorted(name for name in begun if (folder, name) not in given)
+        problems += [f"not finished: no split of {name} in {folder} is whole" for name in absent]
+    return problems
 
 
 def unknowable(parts: Sequence[Part]) -> list[str]:

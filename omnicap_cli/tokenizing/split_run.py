@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from os.path import realpath
 from typing import Any, BinaryIO, Final, NamedTuple
 
 import orjson
@@ -14,7 +15,7 @@ from omnicap_cli.core.training_input import TrainingFormat, TrainingInput
 from omnicap_cli.errors import OmnicapError
 from omnicap_cli.tokenizing.counting import MAX_LINE_BYTES, RecordCounter, too_long_line
 from omnicap_cli.tokenizing.data_file import DataFile, lines
-from omnicap_cli.tokenizing.existing import find_done, remove
+from omnicap_cli.tokenizing.existing import find_done, remove, was_begun_slowly
 from omnicap_cli.tokenizing.locks import locked
 from omnicap_cli.tokenizing.media_sizes import MediaSizes
 from omnicap_cli.tokenizing.split_writer import SplitWriter
@@ -39,7 +40,8 @@ class Job:
 
     def settings(self, input: TrainingInput, num_splits: int) -> dict[str, Any]:
         """All that the output hangs on, as it comes back from a file."""
-        own = {"image_root": self.image_root, "max_length": self.max_length, "verify_images": self.verify_images}
+        root = self.image_root and realpath(self.image_root)
+        own = {"image_root": root, "max_length": self.max_length, "verify_images": self.verify_images}
         found = {"data": self.data.digest, "splits": num_splits, **input.settings(), **own}
         settings: dict[str, Any] = orjson.loads(orjson.dumps(without_surrogates(found)))
         return settings
@@ -78,11 +80,13 @@ class SplitRunner:
             if split.note.exists():
                 self._warn(f"{split.output} is not as it was left: it is made again")
                 remove(split)
+            if self._input.text.is_fast and was_begun_slowly(split):
+                self._input = TrainingInput(self._job.format, fast=False)
             try:
                 return self._make(split)
             except TokenizersDisagreeError as error:
                 why = f"the fast way of counting text is wrong for this data ({error})"
-                self._warn(f"{why}: all of it is counted again, slowly, by the model's tokenizer itself")
+                self._warn(f"{why}: {split.title} is counted again, slowly, by the model's tokenizer itself")
                 remove(split)
                 self._input = TrainingInput(self._job.format, fast=False)
                 return self._make(split)
@@ -92,7 +96,8 @@ class SplitRunner:
         counter = RecordCounter(
             self._input, MediaSizes(job.image_root, verify=job.verify_images), max_length=job.max_length
         )
-        writer = SplitWriter(split, job.settings(self._input, split.num_splits))
+        settings = job.settings(self._input, split.num_splits)
+        writer = SplitWriter(split, settings, is_fast=self._input.text.is_fast)
         try:
             with open(data.path, "rb", buffering=1 << 20) as file:
                 wanted = split.lines_of(data.num_lines)

@@ -77,8 +77,8 @@ class SplitWriter:
     Raises JournalWriteError where the disk doesn't take something: what a checkpoint covers is kept.
     """
 
-    def __init__(self, split: Split, settings: dict[str, Any]) -> None:
-        self.split, self._settings = split, settings
+    def __init__(self, split: Split, settings: dict[str, Any], *, is_fast: bool) -> None:
+        self.split, self._settings, self._is_fast = split, settings, is_fast
         self.started, self.tally = time.time(), Tally()
         self._files: list[io.FileIO] = []
         self._buffers: list[list[bytes]] = [[], []]
@@ -108,10 +108,12 @@ class SplitWriter:
         self._flush()
         self.tally.offset = offset
         sizes = []
-        for file in self._files:
-            os.fsync(file.fileno())
-            sizes.append(file.tell())
-        note = {"settings": self._settings, "started": self.started, "sizes": sizes, "tally": self.tally.as_json()}
+        for path, file in zip((self.split.output, self.split.rejects), self._files, strict=True):
+            with _writing(path):
+                os.fsync(file.fileno())
+                sizes.append(file.tell())
+        note = {"settings": self._settings, "is_fast": self._is_fast, "started": self.started, "sizes": sizes}
+        note["tally"] = self.tally.as_json()
         with _writing(self.split.checkpoint), replacing(self.split.checkpoint) as target:
             target.write(orjson.dumps(note))
         self._last_checkpoint = time.monotonic()
@@ -147,7 +149,8 @@ class SplitWriter:
             ended=time.time(),
         )
         note.write(split.note)
-        split.checkpoint.unlink(missing_ok=True)
+        with _writing(split.checkpoint):
+            split.checkpoint.unlink(missing_ok=True)
         return note
 
     def close(self) -> None:
@@ -174,7 +177,7 @@ class SplitWriter:
         """How many bytes of both files an earlier process vouches for; takes over its tally."""
         try:
             note = orjson.loads(self.split.checkpoint.read_bytes())
-            if note["settings"] != self._settings:
+            if (note["settings"], note["is_fast"]) != (self._settings, self._is_fast):
                 return [0, 0]
             tally, sizes, started = Tally.of_json(note["tally"]), note["sizes"], note["started"]
             for path, size in zip((self.split.output, self.split.rejects), sizes, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -13,6 +13,7 @@ from omnicap_cli import __version__
 from omnicap_cli.core.atomic import replacing
 from omnicap_cli.core.journal import write_error
 from omnicap_cli.errors import JournalError
+from omnicap_cli.tokenizing.lengths import LengthCounts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,13 @@ class Split:
         return range(min(num_lines, self.index * size), min(num_lines, (self.index + 1) * size))
 
 
+MAX_SPLITS: Final = 1_000_000  # more are a mistake, and naming what is missing would take all memory
+_COUNTS: Final = (
+    *("index", "num_splits", "num_lines", "num_in", "num_kept", "num_rejected", "output_bytes"),
+    *("num_text_tokens", "num_image_tokens", "num_sequence_tokens"),
+)
+
+
 def partial_of(path: Path) -> Path:
     """Where a file of a split is until it is whole."""
     return path.with_name(f"{path.name}.partial")
@@ -107,7 +115,11 @@ class SplitNote:
     def read(cls, path: Path) -> SplitNote | None:
         """The note at `path`, or None where there is none. Raises JournalError where it can't be read."""
         try:
-            return cls(**orjson.loads(path.read_bytes()))
+            note = cls(**orjson.loads(path.read_bytes()))
+            LengthCounts.of_pairs(note.lengths)
+            if not isinstance(note.settings, dict) or not all(isinstance(getattr(note, name), int) for name in _COUNTS):
+                raise ValueError("its values are of the wrong types")
+            return note
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError) as error:

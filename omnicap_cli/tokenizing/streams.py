@@ -38,6 +38,8 @@ def decompressed(file: IO[bytes], method: str | None) -> Iterator[Any]:
         return
     import pyarrow
 
+    if not os.fstat(file.fileno()).st_size:
+        raise OSError("it is empty, which nothing compressed is")
     with pyarrow.CompressedInputStream(pyarrow.PythonFile(file, mode="r"), method) as content:
         yield content
 
@@ -60,7 +62,8 @@ def line_batches(file: Any, start: int = 0, end: int = sys.maxsize) -> Iterator[
         if not lines or not lines[0]:
             return
         num_bytes = sum(map(len, lines)) + clipped.take_num_dropped()
-        if len(lines[-1]) > MAX_LINE_BYTES:  # no other can be: the first that is makes the batch full
+        # no other can be longer: the first that is makes the batch full; the newline that one may lack counts
+        if len(lines[-1]) + (not lines[-1].endswith(b"\n")) > MAX_LINE_BYTES:
             lines[-1] = TOO_LONG
         yield place, lines
         place += num_bytes

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -60,9 +59,17 @@ class Unpacked:
             raise OptionError("DATA", self._source, f"can't be read: {error.strerror}") from error
         return self._copy
 
+    def discard(self) -> None:
+        """Remove the copy."""
+        with contextlib.suppress(OSError):
+            self._copy.unlink()
+
     def _is_packed(self) -> bool:
         """Whether it is compressed, or all of it is one JSON array."""
         if self._path.suffix.lower() in _COMPRESSED:
+            if not self._path.stat().st_size:
+                problem = f"{self._source} is damaged: it is empty, which nothing compressed is"
+                raise UsageError(problem, hint="Copy or download it again.")
             return True
         if self._path.suffix.lower() != ".json":
             return False
@@ -92,8 +99,11 @@ class Unpacked:
         """Of a file of lines. Raises OptionError or UsageError where the data can't be read to its end."""
         try:
             with contextlib.ExitStack() as stack:
-                raw: Any = stdin if self.is_stdin else stack.enter_context(self._decompressed())
-                yield from _lines(io.BufferedReader(raw, _STEP_BYTES))
+                file: Any = stdin if self.is_stdin else stack.enter_context(self._path.open("rb"))
+                method = _COMPRESSED.get(self._path.suffix.lower())
+                if method is not None:
+                    file = stack.enter_context(_decompressed(file, method))
+                yield from _lines(io.BufferedReader(file, _STEP_BYTES))
         except ijson.JSONError as error:
             message = f"{self._source} is no JSON array to its end: {_first_line(error)}"
             raise UsageError(message, hint="Give one record a line.") from error
@@ -105,10 +115,11 @@ class Unpacked:
                 raise OptionError("DATA", self._source, f"can't be read: {error.strerror or error}") from error
             raise UsageError(f"{self._source} is damaged: {error}", hint="Copy or download it again.") from error
 
-    def _decompressed(self) -> Any:
-        import pyarrow
 
-        return pyarrow.input_stream(os.fspath(self._path), compression=_COMPRESSED.get(self._path.suffix.lower()))
+def _decompressed(file: BinaryIO, method: str) -> Any:
+    import pyarrow
+
+    return pyarrow.input_stream(file, compression=method)
 
 
 def _lines(file: io.BufferedReader) -> Iterator[bytes]:

@@ -301,6 +301,8 @@ def test_a_template_that_treats_turns_differently_is_refused(folder, tmp_path) -
     for changed in (
         template.replace('"<|im_end|>\\n"', '"<|im_end|>\\n" if not loop.last else "<|im_end|>"', 1),
         template.replace("part.text", "part.text | trim | upper"),
+        template.replace("part.text", "part.text | trim"),
+        template.replace("part.text", "part.text.lstrip('\\n')"),
         "{{ raise_exception('no system text here') }}",
         "{% for",
         "hello",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,11 +16,14 @@ import pytest
 from PIL import Image
 from support.tiny_models import TinyModel
 
+from omnicap_cli.tokenizing import split_writer
 from omnicap_cli.tokenizing.run import TokenizeConfig, TokenizeReport, tokenize
+from omnicap_cli.tokenizing.split_run import Step
 
 IMPATIENT = Path(__file__).parent / "impatient"
 PATIENCE_SECONDS = 60.0  # only ever reached by a test that fails
-SIZES = [(100, 80), (137, 91), (30, 200), (640, 480)]
+SIZES = [(100, 80), (137, 91), (30, 200), (400, 300)]
+TOKENS_OF_PICTURES = [4 * 3, 5 * 3, 1 * 7, 14 * 11]  # both sides divided by 28 and rounded
 
 
 def record(number: int = 0, *values: str, **more: Any) -> dict[str, Any]:
@@ -56,7 +60,9 @@ class Tokenize:
     def _line(each: Any) -> bytes:
         return each if isinstance(each, bytes) else line_of(each)
 
-    def here(self, data: str = "data.jsonl", **options: Any) -> TokenizeReport:
+    def here(
+        self, data: str = "data.jsonl", *, tell: Callable[[Step], None] = lambda _: None, **options: Any
+    ) -> TokenizeReport:
         """Run it in this process, which must be in the folder. `options` are fields of a TokenizeConfig."""
         config = {"data": data, "output": Path("out"), "name": "data", "model": str(self.model)} | options
         self.warned: list[str] = []
@@ -65,7 +71,7 @@ class Tokenize:
                 TokenizeConfig(**config),
                 nothing,
                 begin=lambda _: None,
-                tell=lambda _: None,
+                tell=tell,
                 warn=self.warned.append,
             )
 
@@ -149,6 +155,54 @@ class Tokenize:
             for stream in (process.stdin, process.stdout, process.stderr):
                 if stream:
                     stream.close()
+
+
+def mixed(num_records: int) -> list[Any]:
+    """Lines of a data set: every fifth record is rejected, and some lines are blank."""
+    return [
+        b"\n" if n % 7 == 6 else record(n, image="gone.png" if n % 5 == 4 else "in/0.png") for n in range(num_records)
+    ]
+
+
+def leftovers() -> list[str]:
+    """What is there of splits that are not whole."""
+    return [str(path) for path in Path("out").rglob("*") if path.name.endswith((".partial", ".checkpoint.json"))]
+
+
+def in_child(run: Callable[[], Any], *, moment: int) -> bool:
+    """Run it in a copy of this process that kills itself before the `moment`th step that reaches the disk.
+
+    Whether it came to that.
+    """
+    child = os.fork()
+    if not child:
+        try:
+            _kill_at(moment)
+            run()
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 1
+    return os.WIFSIGNALED(status)
+
+
+def _kill_at(moment: int) -> None:
+    num_steps = 0
+
+    def deadly(call: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*arguments: Any, **more: Any) -> Any:
+            nonlocal num_steps
+            num_steps += 1
+            if num_steps == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*arguments, **more)
+
+        return step
+
+    os.fsync = deadly(os.fsync)
+    for name in ("replace", "unlink"):
+        setattr(Path, name, deadly(getattr(Path, name)))
+    split_writer._SAVE_SECONDS = split_writer._CHECKPOINT_SECONDS = 0.0
 
 
 @pytest.fixture

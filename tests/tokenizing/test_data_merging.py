@@ -531,7 +531,9 @@ def test_a_note_that_is_none(content, said):
 @pytest.mark.parametrize(("num_splits", "more"), [(10**12, {}), ("many", {}), (0, {}), (1, {"settings": 7})])
 def test_a_note_with_values_that_make_no_sense(num_splits, more):
     write_split(Path(), "a", 1, num_splits, lines(1), **more)
-    assert refusal(Path()) == "meta/a_split1.json is no note of a_split1.jsonl"
+    said = refusal(Path())
+    assert "meta/a_split1.json" in said
+    assert "no note of" in said
 
 
 def test_the_same_file_twice():
@@ -749,3 +751,38 @@ def test_a_process_that_dies(in_processes, monkeypatch):
         merge(plain("a.jsonl", lines(*range(50))), overwrite=True)
     assert merged() == b"old"
     assert not any(child.alive for child in sent)
+
+
+def test_several_byte_order_marks_in_a_row():
+    """As `cat` leaves them of a file that is nothing but one, and the next."""
+    report = merge(plain("a.jsonl", BOM + BOM + lines(9) + lines(3, 2, 2) + BOM + BOM + b"\n" + lines(1)))
+    assert merged() == lines(9, 3, 2, 1)
+    assert (report.num_records, report.num_duplicates, report.num_broken_lines) == (4, 1, 0)
+
+
+@pytest.mark.parametrize("more", [{}, {"sort_by_length": True}])
+@pytest.mark.parametrize("excess", [0, 1])
+def test_a_last_line_at_the_limit_that_lacks_its_newline(monkeypatch, more, excess):
+    monkeypatch.setattr(streams, "MAX_LINE_BYTES", 2000)
+    last = line(sample(3, answer="x" * 1000))[:-1]
+    last = line(sample(3, answer="x" * (1000 + 2000 - 1 - len(last) + excess)))[:-1]
+    assert len(last) == 1999 + excess
+    report = merge(plain("a.jsonl", lines(1, 1) + last), **more)
+    assert merged() == (lines(1) + last + b"\n" if not excess else lines(1))
+    assert (report.num_duplicates, report.num_broken_lines) == (1, excess)
+
+
+@pytest.mark.parametrize("left", ["b_split1.jsonl.partial", "meta/b_split1.checkpoint.json", "meta/b_split2.json"])
+def test_a_set_of_which_no_split_is_whole_is_not_passed_over(left):
+    Path("d/meta").mkdir(parents=True)
+    write_split(Path("d"), "a", 1, 1, lines(1))
+    (Path("d") / left).write_bytes(b"{}")
+    with pytest.raises(JournalError, match="not finished: no split of b in d is whole"):
+        merge(Path("d"))
+    assert merge(Path("d"), allow_missing=True).num_records == 1
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_a_compressed_file_without_a_byte_is_damaged(suffix):
+    with pytest.raises(JournalError, match="damaged"):
+        merge(plain(f"a.jsonl{suffix}", b""))

@@ -1,6 +1,6 @@
-"""Loaded by every Python that has this folder in PYTHONPATH: `omnicap tokenize` saves after each record, not each second.
+"""Loaded by every Python with this folder in PYTHONPATH: `omnicap tokenize` saves after each record, not each second.
 
-So that a test which kills it has checkpoints to see, in the processes that it starts too.
+So a test that kills it finds checkpoints, also of the processes that it started.
 """
 
 from __future__ import annotations
