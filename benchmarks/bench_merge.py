@@ -1,6 +1,6 @@
 """`omnicap merge` of a data set, checked and without duplicates, beside `orjson.loads` of each line and `cat`; memory.
 
-The size is that of the issue by default: 5 million records. `bench_merge.py 500000` is a quick look.
+5 million records by default; `bench_merge.py 500000` is a quick look.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -16,7 +16,7 @@ from omnicap_cli.errors import EngineError
 
 if TYPE_CHECKING:
     import tiktoken
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 _NUM_BYTES: Final = 256
 _NUM_CACHED: Final = 4096
@@ -85,7 +85,7 @@ class TextTokens:
         if not text:
             return 0
         if self._fast is None or self._added.search(text) or _overflows(text):
-            return len(self.encode(text))
+            return sum(len(encoding.ids) for _, encoding in self._encodings(text))
         return self._fast.count(text)
 
     def count_known(self, text: str) -> int:
@@ -98,12 +98,11 @@ class TextTokens:
 
     def encode_with_places(self, text: str) -> list[tuple[int, int]]:
         """The ids of `text`, each with the character of `text` at which its token begins."""
-        found, start = [], 0
-        for match in self._control.finditer(text):
-            found += self._encoded(self.exact, text, start, match.start())
-            found += self._encoded(self._plain, text, match.start(), match.end())
-            start = match.end()
-        return found + self._encoded(self.exact, text, start, len(text))
+        return [
+            (number, start + place)
+            for start, encoding in self._encodings(text)
+            for number, (place, _) in zip(encoding.ids, encoding.offsets, strict=True)
+        ]
 
     def literal(self, text: str) -> list[str | int]:
         """What a chat template writes: its added tokens as ids, and the texts between them."""
@@ -119,12 +118,16 @@ class TextTokens:
         """The same without added tokens."""
         return _loaded(orjson.dumps(_parsed(self._json) | {"added_tokens": []}).decode())
 
-    @staticmethod
-    def _encoded(tokenizer: Tokenizer, text: str, start: int, end: int) -> list[tuple[int, int]]:
-        if start == end:
-            return []
-        encoding = tokenizer.encode(text[start:end], add_special_tokens=False)
-        return [(number, start + place) for number, (place, _) in zip(encoding.ids, encoding.offsets, strict=True)]
+    def _encodings(self, text: str) -> Iterator[tuple[int, Encoding]]:
+        """The parts of `text` encoded, each with the character at which it begins: control tokens apart, as text."""
+        start = 0
+        for match in self._control.finditer(text):
+            if start < match.start():
+                yield start, self.exact.encode(text[start : match.start()], add_special_tokens=False)
+            yield match.start(), self._plain.encode(match[0], add_special_tokens=False)
+            start = match.end()
+        if start < len(text):
+            yield start, self.exact.encode(text[start:], add_special_tokens=False)
 
     def _breaks_lines(self) -> bool:
         """Whether a text can be counted in two parts, where a line break is followed by anything but white space."""
