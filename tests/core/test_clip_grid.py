@@ -45,7 +45,15 @@ GRIDS = [
     replace(QWEN3, temporal_patch_size=1, cap_pixels_per_frame=True, max_video_tokens=3),
 ]
 RATES = [24.0, 25.0, 30.0, 60.0, 24000 / 1001, 30000 / 1001, 14.985, 1.0, 0.5, 1000.0, 12.3456]
-logging.set_verbosity_error()
+
+
+@pytest.fixture(autouse=True)
+def _without_advice():
+    """transformers warns of what may come, by a logger that other tests listen to."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    yield
+    logging.set_verbosity(level)
 
 
 def real(grid: ClipGrid) -> BaseVideoProcessor:
