@@ -120,9 +120,9 @@ class Reference:
     """A loop as the published script has it: one text, one picture, one line at a time."""
 
     def __init__(self, folder: Path, model: Path) -> None:
-        from transformers import AutoTokenizer
+        from transformers import AutoProcessor
 
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
+        self._tokenizer: Any = AutoProcessor.from_pretrained(model).tokenizer
         self._output = folder / "reference.jsonl"
 
     def run(self, data: Path) -> None:
@@ -131,13 +131,14 @@ class Reference:
             for line in file:
                 record = json.loads(line)
                 text = "\n".join(message["value"] for message in record["conversations"])
-                record["token_length"] = len(self._tokenizer(text)["input_ids"])
+                record["token_length"] = self._tokenizer(text, return_tensors="pt").input_ids.size(1)
                 with Image.open(record["image"]) as image:
                     record["image_token_num"] = image.width * image.height // 784
+                print(record["image"], image.size, record["image_token_num"], file=nowhere)
                 record["task_type"] = "detailed"
                 with self._output.open("a") as output:
                     output.write(json.dumps(record, ensure_ascii=False) + "\n")
-                print(record["id"], record["token_length"], file=nowhere, flush=True)
+                print(record["image"], file=nowhere)
 
 
 class Floors:
@@ -145,7 +146,7 @@ class Floors:
 
     def __init__(self, model: Path, data: Path, *, lowest: bool) -> None:
         self._data, self._lowest = data, lowest
-        text = TextTokens((model / "tokenizer.json").read_text())
+        text = TextTokens((model / "tokenizer.json").read_bytes())
         assert text._fast is not None
         self._encode: Callable[[str], list[int]] = text._fast._encode
         assert isinstance(self._encode.__self__, tiktoken.Encoding)  # type: ignore[attr-defined]

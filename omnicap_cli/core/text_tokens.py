@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
 _NUM_BYTES: Final = 256
+_BETWEEN: Final = "\u2028"  # stands for no byte
 _NUM_CACHED: Final = 4096
 _NUM_LONG_CACHED: Final = 8
 _MAX_SHORT_CHARACTERS: Final = 1000
@@ -48,8 +49,8 @@ class TextTokens:
     template writes (`written`); any other added token, as `<think>`, is one in a text too.
     """
 
-    def __init__(self, tokenizer_json: str, *, written: str = "", fast: bool = True) -> None:
-        """`tokenizer_json` is what stands in a tokenizer.json. Raises EngineError where that is no tokenizer.
+    def __init__(self, tokenizer_json: bytes, *, written: str = "", fast: bool = True) -> None:
+        """`tokenizer_json` is what a tokenizer.json holds. Raises EngineError where that is no tokenizer.
 
         With `fast` off every text goes through the model's tokenizer itself.
         """
@@ -116,7 +117,7 @@ class TextTokens:
     @functools.cached_property
     def _plain(self) -> Tokenizer:
         """The same without added tokens."""
-        return _loaded(orjson.dumps(_parsed(self._json) | {"added_tokens": []}).decode())
+        return _loaded(orjson.dumps(_parsed(self._json) | {"added_tokens": []}))
 
     def _encodings(self, text: str) -> Iterator[tuple[int, Encoding]]:
         """The parts of `text` encoded, each with the character at which it begins: control tokens apart, as text."""
@@ -145,7 +146,7 @@ def _one_of(words: Iterable[str]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))) or r"(?!)")
 
 
-def _parsed(tokenizer_json: str) -> dict[str, Any]:
+def _parsed(tokenizer_json: bytes) -> dict[str, Any]:
     try:
         config: dict[str, Any] = orjson.loads(tokenizer_json)
     except ValueError as error:
@@ -155,11 +156,11 @@ def _parsed(tokenizer_json: str) -> dict[str, Any]:
     return config
 
 
-def _loaded(tokenizer_json: str) -> Tokenizer:
+def _loaded(tokenizer_json: bytes) -> Tokenizer:
     from tokenizers import Tokenizer
 
     try:
-        tokenizer = Tokenizer.from_str(tokenizer_json)
+        tokenizer = Tokenizer.from_buffer(tokenizer_json)
     except Exception as error:  # the library raises no other
         raise _damaged(error) from error
     tokenizer.no_truncation()
@@ -228,9 +229,9 @@ def _ranks(model: dict[str, Any]) -> dict[bytes, int] | None:
     if any(chr(character) not in model["vocab"] for character in bytes_of):
         return None
     ranks = {bytes([byte]): byte for byte in range(_NUM_BYTES)}
-    for pair in model["merges"]:
-        left, right = pair.split(" ") if isinstance(pair, str) else pair
-        ranks.setdefault((left + right).translate(bytes_of).encode("latin-1"), len(ranks))
+    joined = [pair.replace(" ", "") if isinstance(pair, str) else "".join(pair) for pair in model["merges"]]
+    for token in _BETWEEN.join(joined).translate(bytes_of).split(_BETWEEN) if joined else ():
+        ranks.setdefault(token.encode("latin-1"), len(ranks))
     return ranks
 
 

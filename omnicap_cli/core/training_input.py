@@ -135,11 +135,11 @@ class TrainingInput:
         clips = ClipGrid.of_folder(self.format.folder)
         return {
             "tokenizer": self._tokenizer_digest,
-            "chat_template": _digest(repr(self._chat)),
+            "chat_template": _digest(repr(self._chat).encode()),
             "pictures": asdict(self._grid),
             "clips": {"kind": type(clips).__name__, **asdict(clips)} if clips else None,
             "task_type": self.format.task_type,
-            "system_texts": _digest(repr(sorted(self._systems.items()))),
+            "system_texts": _digest(repr(sorted(self._systems.items())).encode()),
         }
 
     def _find_grid_for(self, num_images: int) -> PixelGrid:
@@ -156,15 +156,15 @@ def _in_places(sample: Sample, images: Sequence[Media], clips: Sequence[Media]) 
     return [next(waiting[kind]) for kind in places]
 
 
-def _read(path: Path) -> str:
+def _read(path: Path) -> bytes:
     try:
-        return path.read_text("utf-8")
+        return path.read_bytes()
     except FileNotFoundError as error:
         what = f"{path.parent} has no tokenizer.json, which says how text becomes tokens"
         raise EngineError(what, hint=_FROM_BASE) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise EngineError(f"can't read {path}: {getattr(error, 'strerror', None) or error}") from error
+    except OSError as error:
+        raise EngineError(f"can't read {path}: {error.strerror}") from error
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Iterator
 from typing import BinaryIO, Final, NamedTuple
 
-import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from omnicap_cli.core.records import Settings
@@ -106,7 +105,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
     if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
+        return _to_8_bits(image).convert("RGB")
     if image.mode == "LAB":
         profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         converted = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
@@ -206,6 +205,8 @@ def _black_is_zero(image: Image.Image) -> Image.Image:
         return image
     if image.tag_v2.get(_PHOTOMETRIC) != 0:
         return image
+    import numpy as np
+
     return Image.fromarray(np.uint16(65535) - np.asarray(image, dtype=np.uint16))
 
 
@@ -216,18 +217,21 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _to_8_bits(values: np.ndarray) -> np.ndarray:
-    """Grey values of 16 or 32 bits or floats, shape (height, width), to 0..255.
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Grey values of 16 or 32 bits or floats to 0..255.
 
     Integers count from black to the full 16 bits, unless they all fit in 8; floats to 1.0, or to their maximum.
     """
+    import numpy as np  # only here: it takes a while to import, and few pictures need it
+
+    values = np.asarray(image)
     if np.issubdtype(values.dtype, np.floating):
         values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
         full = max(1.0, float(values.max(initial=0.0)))
     else:
         highest = int(values.max(initial=0))
         full = 255.0 if highest <= 255 and values.dtype.itemsize > 2 else float(max(65535, highest))
-    return (np.clip(values / full, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+    return Image.fromarray((np.clip(values / full, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8))
 
 
 @functools.lru_cache(maxsize=1)

@@ -211,7 +211,7 @@ def _prepared(config: TokenizeConfig, stdin: BinaryIO) -> Iterator[tuple[Job, Tr
         prompts=config.prompts,
         task_type=config.task_type,
     )
-    input = TrainingInput(format)
+    input = TrainingInput(format, fast=_num_processes(config) == 1)  # else others count
     check_data(config.data, config.splits[0])
     with opened(config.data, config.output / "meta", config.name, stdin) as data:
         job = Job(

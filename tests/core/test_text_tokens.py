@@ -18,15 +18,15 @@ TEXTS = [*SENTENCES, "cafe\u0301", "図", "a\n\n\nb", "<|im_end|>", "<think>", "
 
 
 @pytest.fixture(scope="module")
-def tokenizer_json() -> str:
+def tokenizer_json() -> bytes:
     tokenizer = files.train_tokenizer([*SENTENCES, "\n\n", ".\n", "  "], num_tokens=1500).backend_tokenizer
     tokenizer.add_tokens(["<think>"])
-    return str(tokenizer.to_str())
+    return str(tokenizer.to_str()).encode()
 
 
-def by_itself(tokenizer_json: str, text: str) -> int:
+def by_itself(tokenizer_json: bytes, text: str) -> int:
     """Tokens of a text in which what looks like a special token stays text; such a token is all of a text here."""
-    tokenizer = Tokenizer.from_str(tokenizer_json)
+    tokenizer = Tokenizer.from_buffer(tokenizer_json)
     tokenizer.encode_special_tokens = True
     return len(tokenizer.encode(text, add_special_tokens=False).ids)
 
@@ -67,7 +67,7 @@ def test_places_are_those_of_characters(tokenizer_json) -> None:
     ],
 )
 def test_other_tokenizers_are_counted_by_themselves(tokenizer_json, change, why) -> None:
-    changed = json.dumps(json.loads(tokenizer_json) | change)
+    changed = json.dumps(json.loads(tokenizer_json) | change).encode()
     tokens = TextTokens(changed)
     assert not tokens.is_fast
     assert why in str(tokens.why_slow)
@@ -75,7 +75,7 @@ def test_other_tokenizers_are_counted_by_themselves(tokenizer_json, change, why)
         assert tokens.count(text) == by_itself(changed, text)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"model": 3}', '{"model": {"type": "BPE"}}'])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"model": 3}', b'{"model": {"type": "BPE"}}', b"\xff"])
 def test_a_damaged_tokenizer_is_named(content) -> None:
     with pytest.raises(EngineError, match=r"tokenizer\.json"):
         TextTokens(content)
