@@ -128,7 +128,7 @@ class TokenizeReport:
 
 def plan(config: TokenizeConfig, stdin: BinaryIO) -> dict[str, Any]:
     """What there is to do. Nothing is written but the index of the data, and a copy where it is no file of lines."""
-    with _prepared(config, stdin) as (job, input):
+    with _prepared(config, _format(config), stdin, fast=False) as (job, input):
         settings = job.settings(input, config.num_splits)
         done = [] if config.overwrite else [split for split in config.splits if find_done(split, settings)]
         return {
@@ -152,7 +152,8 @@ def tokenize(
     `begin` hears how many lines there are, `tell` of what was done; it may raise StoppedError, which is passed on
     when all is still. Raises OmnicapError for whatever is in the way; what was done is kept.
     """
-    with _prepared(config, stdin) as (job, input):
+    format = _format(config)
+    with _started(config, format) as children, _prepared(config, format, stdin, fast=not children) as (job, input):
         settings = job.settings(input, config.num_splits)
         if not config.overwrite:
             for split in config.splits:  # all of them, before anything is made that doesn't fit the others
@@ -162,11 +163,11 @@ def tokenize(
         if config.overwrite:
             _remove_all(config)
         begin(_num_lines(config, job))
-        if _num_processes(config) == 1:
+        if children:
+            notes = list(_in_processes(children, config, job, tell, warn))
+        else:
             runner = SplitRunner(job, input, tell=tell, warn=warn)
             notes = [runner.run(split) for split in config.splits]
-        else:
-            notes = list(_in_processes(config, job, tell, warn))
     return TokenizeReport.of_notes(config, notes)
 
 
@@ -176,8 +177,8 @@ def serve() -> None:
     told: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(incoming, told), daemon=True).start()
     try:
-        job = told.get()
-        runner = SplitRunner(job, TrainingInput(job.format), tell=send, warn=send)
+        input = TrainingInput(told.get())
+        runner = SplitRunner(told.get(), input, tell=send, warn=send)
         while True:
             send(runner.run(told.get()))
     except OmnicapError as error:
@@ -201,17 +202,39 @@ def _num_lines(config: TokenizeConfig, job: Job) -> int:
     return sum(len(split.lines_of(job.data.num_lines)) for split in config.splits)
 
 
-@contextlib.contextmanager
-def _prepared(config: TokenizeConfig, stdin: BinaryIO) -> Iterator[tuple[Job, TrainingInput]]:
-    """Find everything that can be wrong with what was asked, before anything is made."""
-    format = TrainingFormat(
+def _format(config: TokenizeConfig) -> TrainingFormat:
+    return TrainingFormat(
         folder=find_processor(config.model).resolve(),
         min_pixels=config.min_pixels,
         max_pixels=config.max_pixels,
         prompts=config.prompts,
         task_type=config.task_type,
     )
-    input = TrainingInput(format, fast=_num_processes(config) == 1)  # else others count
+
+
+@contextlib.contextmanager
+def _started(config: TokenizeConfig, format: TrainingFormat) -> Iterator[list[Child]]:
+    """The processes to count in, which load the tokenizer while the data is looked at; none for this one alone."""
+    if (num_processes := _num_processes(config)) == 1:
+        yield []
+        return
+    children = [Child(f"{__name__}:{serve.__name__}") for _ in range(num_processes)]
+    try:
+        for child in children:
+            child.send(format)
+        yield children
+    finally:
+        for child in children:
+            child.kill()
+            child.death()
+
+
+@contextlib.contextmanager
+def _prepared(
+    config: TokenizeConfig, format: TrainingFormat, stdin: BinaryIO, *, fast: bool
+) -> Iterator[tuple[Job, TrainingInput]]:
+    """Find everything that can be wrong with what was asked, before anything is made. `fast` if it is to count."""
+    input = TrainingInput(format, fast=fast)
     check_data(config.data, config.splits[0])
     with opened(config.data, config.output / "meta", config.name, stdin) as data:
         job = Job(
@@ -236,23 +259,21 @@ def _remove_all(config: TokenizeConfig) -> None:
 
 
 def _in_processes(
-    config: TokenizeConfig, job: Job, tell: Callable[[Step], None], warn: Callable[[str], None]
+    children: Sequence[Child],
+    config: TokenizeConfig,
+    job: Job,
+    tell: Callable[[Step], None],
+    warn: Callable[[str], None],
 ) -> Iterator[SplitNote]:
     """The notes of all splits, as they are done."""
     todo: queue.SimpleQueue[Split | None] = queue.SimpleQueue()
     for split in config.splits:
         todo.put(split)
     heard: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    children = [Child(f"{__name__}:{serve.__name__}") for _ in range(_num_processes(config))]
     for child in children:
         todo.put(None)
         threading.Thread(target=_keep_busy, args=(child, job, todo, heard), daemon=True).start()
-    try:
-        yield from _notes(len(config.splits), heard, tell, warn)
-    finally:
-        for child in children:
-            child.kill()
-            child.death()
+    yield from _notes(len(config.splits), heard, tell, warn)
 
 
 def _keep_busy(child: Child, job: Job, todo: queue.SimpleQueue[Split | None], heard: queue.SimpleQueue[Any]) -> None:
