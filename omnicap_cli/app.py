@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from omnicap_cli import __version__
-from omnicap_cli.commands import caption, convert, doctor, merge, prompts, status, tokenize
+from omnicap_cli.commands import caption, convert, doctor, export, merge, prompts, status, tokenize, train
 from omnicap_cli.console import Console, OutputClosedError, open_missing_streams
 from omnicap_cli.errors import OmnicapError
 from omnicap_cli.options import DEBUG_VARIABLE, unknown_variables
@@ -26,6 +26,8 @@ app.command()(status.status)
 app.command()(convert.convert)
 app.command()(tokenize.tokenize)
 app.command()(merge.merge)
+app.command()(train.train)
+app.command()(export.export)
 app.add_typer(prompts.app, name="prompts")
 app.command()(doctor.doctor)
 

@@ -15,11 +15,15 @@ LINE_SECONDS: Final = 30.0
 
 
 class Progress:
-    """Of `num_total` requests (None until counted) those finished by this run; and those handled by it or before."""
+    """Of `num_total` requests (None until counted) those finished by this run; and those handled by it or before.
+
+    `details` is whatever else there is to tell.
+    """
 
     def __init__(self, console: Console) -> None:
         self.num_total: int | None = None
         self.num_finished = self.num_handled = self.num_failed = 0
+        self.details = ""
         self._console = console
         self._first: float | None = None
 
@@ -39,6 +43,8 @@ class Progress:
             parts.append(f"{rate:.1f}/s")
         if self.num_total is not None and rate:
             parts.append(f"{duration((self.num_total - self.num_handled) / rate)} left")
+        if self.details:
+            parts.append(self.details)
         return ", ".join(parts)
 
     def stop(self) -> None:

@@ -42,7 +42,7 @@ def show_record(console: Console, *, as_json: bool) -> Callable[[bytes], None]:
 def show_plan(console: Console, plan: dict[str, Any], *, as_json: bool) -> None:
     """What `--dry-run` found."""
     if as_json or not console.data_is_terminal:
-        return _show_json(console, plan)
+        return show_json(console, plan)
     for name, value in plan.items():
         shown = (
             ", ".join(value) if isinstance(value, list) else f"{value:,}" if isinstance(value, int | float) else value
@@ -54,7 +54,7 @@ def show_plan(console: Console, plan: dict[str, Any], *, as_json: bool) -> None:
 def show_status(console: Console, status: Status, *, as_json: bool) -> None:
     """What `omnicap status` found."""
     if as_json:
-        return _show_json(console, asdict(status))
+        return show_json(console, asdict(status))
     rows = [
         ("journal", printable(status.journal)),
         ("  captioned", f"{status.num_ok:,}"),
@@ -90,7 +90,7 @@ def show_statuses(console: Console, entries: Sequence[Entry], total: Total, *, a
     missing = [str(shard) for shard in total.missing_shards]
     if as_json:
         journals = [_entry_as_json(entry) for entry in entries]
-        return _show_json(console, {"journals": journals, "total": asdict(total) | {"missing_shards": missing}})
+        return show_json(console, {"journals": journals, "total": asdict(total) | {"missing_shards": missing}})
     header = ("journal", "state", "shard", "done", "failed", "left", "rate", "time left")
     states = ", ".join(f"{count:,} {state}" for state, count in total.states.items())
     rows = [_entry_row(entry) for entry in entries]
@@ -127,7 +127,7 @@ def _count_cells(status: Status | Total) -> tuple[str, ...]:
 def show_merge(console: Console, report: MergeReport, *, as_json: bool) -> None:
     """What `omnicap merge` joined, or would."""
     if as_json or not console.data_is_terminal:
-        return _show_json(console, asdict(report))
+        return show_json(console, asdict(report))
     rows = [
         ("records", f"{report.num_records:,}"),
         ("  captioned", f"{report.num_ok:,}"),
@@ -149,7 +149,7 @@ def show_tokenize(console: Console, report: TokenizeReport, *, as_json: bool) ->
     from omnicap_cli.length_views import length_lines
 
     if as_json or not console.data_is_terminal:
-        return _show_json(console, report.as_json())
+        return show_json(console, report.as_json())
     rows = [
         ("records", f"{report.num_in:,}"),
         ("  kept", f"{report.num_kept:,}"),
@@ -186,7 +186,7 @@ def show_catalogue(console: Console, catalogue: Catalogue, *, as_json: bool) -> 
             }
             for kind in catalogue
         }
-        return _show_json(console, types)
+        return show_json(console, types)
     for kind in catalogue:
         console.text(f"{console.bold(kind.name)}  {kind.description}")
         for style in kind.styles.values():
@@ -208,7 +208,7 @@ def show_prompts(console: Console, prompts: Iterable[Prompt], *, as_json: bool) 
 def show_findings(console: Console, findings: Iterable[Finding], *, as_json: bool) -> None:
     """What `omnicap doctor` found."""
     if as_json:
-        return _show_json(console, [asdict(finding) for finding in findings])
+        return show_json(console, [asdict(finding) for finding in findings])
     for finding in findings:
         mark = "ok" if finding.ok else "MISSING" if finding.needed else "-"
         fix = f"  →  {finding.fix}" if finding.fix else ""
@@ -216,11 +216,16 @@ def show_findings(console: Console, findings: Iterable[Finding], *, as_json: boo
     return None
 
 
-def _show_rows(console: Console, rows: Iterable[tuple[str, str]]) -> None:
+def rows_as_lines(rows: Iterable[tuple[str, str]]) -> list[str]:
+    """Names and values, one below the other."""
     rows = list(rows)
     width = max(len(name) for name, _ in rows)
-    for name, value in rows:
-        console.text(f"{name:<{width}}  {value}")
+    return [f"{name:<{width}}  {value}" for name, value in rows]
+
+
+def _show_rows(console: Console, rows: Iterable[tuple[str, str]]) -> None:
+    for line in rows_as_lines(rows):
+        console.text(line)
 
 
 def _show_table(console: Console, rows: Sequence[tuple[str, ...]]) -> None:
@@ -236,7 +241,8 @@ def _show_table(console: Console, rows: Sequence[tuple[str, ...]]) -> None:
         console.text("  ".join((*aligned, last)).rstrip())
 
 
-def _show_json(console: Console, value: Any) -> None:
+def show_json(console: Console, value: Any) -> None:
+    """A value for programs."""
     console.data(orjson.dumps(without_surrogates(value), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 

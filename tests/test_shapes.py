@@ -190,6 +190,23 @@ def test_captions_are_true_of_the_pixels(tmp_path, size):
     assert len(set(said) & set(PLACES)) >= 6
 
 
+def test_a_small_world_has_one_caption_for_each_picture(tmp_path):
+    """One or two shapes of three kinds and two sizes; a pair in the order of colours, which is none of places."""
+    words = ("--train", "0", "--held-out", "150", "--size", "84x84", "--world", "small")
+    result = run("draw.py", "drawn", *words, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    order, said, words_of_shapes = [*HUES, "black"], Counter(), set()
+    for record in read_records(tmp_path / "drawn/held-out.jsonl"):
+        names = re.findall(SHAPE, caption_of(record), re.IGNORECASE)
+        colours = [name.split()[1] for name in names]
+        assert len(names) in (1, 2)
+        assert colours == sorted(colours, key=order.index), caption_of(record)
+        words_of_shapes |= {word for name in names for word in (name.split()[0], name.split()[2])}
+        said[CAPTION.fullmatch(caption_of(record))[2]] += 1
+    assert words_of_shapes == {"small", "large", "circle", "square", "triangle"}
+    assert set(said) == {*OPPOSITES, *PLACES}
+
+
 def test_small_pictures_show_the_colours_that_are_said(made):
     for record in read_records(made / "shapes/held-out.jsonl"):
         with Image.open(made / record["image"]) as image:

@@ -66,6 +66,27 @@ TASK_TYPE = "short_natural"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """What there is to draw: `scenes`, each as often as it is named, of shapes of `kinds` and `sizes`.
+
+    Where it is `ordered`, shapes that are apart are named in the order of COLOURS: no other caption fits the picture.
+    """
+
+    scenes: tuple[str, ...] = ("one", "pair", "pair", "inside", "three")
+    kinds: tuple[str, ...] = tuple(KINDS)
+    sizes: tuple[str, ...] = tuple(SIZES)
+    ordered: bool = False
+
+
+WORLDS = {
+    "whole": World(),
+    "small": World(
+        scenes=("one", "pair"), kinds=("circle", "square", "triangle"), sizes=("small", "large"), ordered=True
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
     """One figure. Its box has sides of `side` and the centre (x, y), all in sub-pixels."""
 
@@ -112,18 +133,19 @@ class Scene:
 class Artist:
     """Invents scenes of `width` by `height` pixels, and draws them."""
 
-    def __init__(self, seed: int, width: int, height: int) -> None:
+    def __init__(self, seed: int, width: int, height: int, world: World = WORLDS["whole"]) -> None:
         self._random = random.Random(seed)
         self._width, self._height = width * SMOOTHNESS, height * SMOOTHNESS
         self._shorter = min(self._width, self._height)
         self._gap = math.ceil(GAP * self._shorter)
+        self._world = world
 
     def scenes(self) -> Iterator[Scene]:
         """Without end, and none with the shapes of an earlier one, on whatever ground."""
         seen = set()
-        inventions = (self._one, self._pair, self._pair, self._inside, self._three)
+        inventions = {"one": self._one, "pair": self._pair, "inside": self._inside, "three": self._three}
         while True:
-            scene = self._random.choice(inventions)()
+            scene = inventions[self._random.choice(self._world.scenes)]()
             if scene and (drawn := frozenset(scene.shapes)) not in seen:
                 seen.add(drawn)
                 yield scene
@@ -171,20 +193,23 @@ class Artist:
         x, y = (centre + self._random.randint(-spare, spare) for centre in (outer.x, outer.y))
         return self._scene((outer, inner.at(x, y)), f"A {inner.name} is inside a {outer.name}.")
 
-    def _shapes(self, count: int, *, sizes: tuple[str, ...] = (), kinds: tuple[str, ...] = tuple(KINDS)) -> list[Shape]:
+    def _shapes(self, count: int, *, sizes: tuple[str, ...] = (), kinds: tuple[str, ...] = ()) -> list[Shape]:
         """Shapes of different colours, so that each can be told by its colour. The first is of one of `kinds`."""
         colours = self._random.sample(list(COLOURS), count)
         shapes = []
         for index, colour in enumerate(colours):
-            size = sizes[index] if sizes else self._random.choice(list(SIZES))
-            kind = self._random.choice(kinds if index == 0 else tuple(KINDS))
+            size = sizes[index] if sizes else self._random.choice(self._world.sizes)
+            kind = self._random.choice(kinds if kinds and index == 0 else self._world.kinds)
             low, high = SIZES[size]
             side = self._random.randint(math.ceil(low * self._shorter), math.floor(high * self._shorter))
             shapes.append(Shape(colour=colour, kind=kind, size=size, side=side))
         return shapes
 
     def _scattered(self, count: int) -> tuple[Shape, ...]:
-        return tuple(shape.at(*self._anywhere(shape)) for shape in self._shapes(count))
+        shapes = [shape.at(*self._anywhere(shape)) for shape in self._shapes(count)]
+        return tuple(
+            sorted(shapes, key=lambda shape: list(COLOURS).index(shape.colour)) if self._world.ordered else shapes
+        )
 
     def _anywhere(self, shape: Shape) -> tuple[int, int]:
         reach = math.ceil(shape.side / 2) + self._gap
@@ -262,13 +287,16 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=2000, metavar="N", help="pictures to train on (2000)")
     parser.add_argument("--held-out", type=int, default=200, metavar="N", help="pictures to test on (200)")
     parser.add_argument("--size", type=size_of, default=(112, 112), metavar="WxH", help="in pixels (112x112)")
+    parser.add_argument(
+        "--world", choices=WORLDS, default="whole", help="small: one or two shapes, each picture with one caption only"
+    )
     parser.add_argument("--seed", type=int, default=0, help="another seed, other pictures (0)")
     options = parser.parse_args()
     if min(options.train, options.held_out) < 0:
         parser.error("--train and --held-out: a number of pictures is 0 or more")
     if options.folder.exists() and (not options.folder.is_dir() or any(options.folder.iterdir())):
         parser.error(f"{str(options.folder)!r} is there already, and not an empty folder: name another")
-    artist = Artist(options.seed, *options.size)
+    artist = Artist(options.seed, *options.size, WORLDS[options.world])
     write_splits(options.folder, artist, num_train=options.train, num_held_out=options.held_out)
 
 

@@ -132,7 +132,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if adapter.exists():
         base = read_object(adapter).get("base_model_name_or_path")
         what = f"{folder} holds an adapter (LoRA) for {base or 'another model'}, not a whole model"
-        hint = "Merge it first (merge_and_unload of peft), and save model and processor into a folder of their own."
+        hint = "Merge it first: omnicap export CHECKPOINT -o DIR"
         raise EngineError(what, hint=hint)
     if not path.exists():
         inside = sorted(below.parent.name for below in folder.glob("*/config.json"))

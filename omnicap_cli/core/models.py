@@ -69,12 +69,12 @@ def load(
     _check_room(files.name, files.weights, placement, devices)
     with libraries_quiet() as said:
         try:
-            model, info = _load_model(files.folder, placement, devices)
+            model, info = load_model(files.folder, placement, devices)
         except Exception as error:  # of any kind, since transformers checks little by itself
             if is_out_of_memory(error) or any(map(mentions_memory, said)):
                 raise _no_room(files.name, files.weights, placement, devices) from error
             raise _unloadable(files.name, error) from error
-        _check_weights(files, info)
+        check_weights(files, info)
         processor = load_processor(files.folder)
         ends = _settle_generation(model, processor.tokenizer)
     return LoadedModel(
@@ -164,8 +164,8 @@ def _no_room(name: str, weights: Weights, placement: Placement, devices: Sequenc
     return EngineError(what, hint=", ".join(ways[:-1]) + f", or {ways[-1]}.")
 
 
-def _load_model(folder: Path, placement: Placement, devices: Sequence[str]) -> tuple[Any, dict[str, Any]]:
-    """The model, and what transformers says of its weights."""
+def load_model(folder: Path, placement: Placement, devices: Sequence[str]) -> tuple[Any, dict[str, Any]]:
+    """The model, and what transformers says of its weights. Raises whatever transformers does."""
     try:
         return _from_pretrained(folder, placement, devices, attn=placement.attn)
     except (ValueError, ImportError):
@@ -219,8 +219,8 @@ def _quantization_settings(placement: Placement) -> dict[str, Any]:
     return {"quantization_config": config}
 
 
-def _check_weights(files: ModelFiles, info: Mapping[str, Any]) -> None:
-    """Raise EngineError if a weight was not in the files, or not as large as the configuration says."""
+def check_weights(files: ModelFiles, info: Mapping[str, Any]) -> None:
+    """Raise EngineError if a weight was not in the files, or not as large as config.json says: `load_model` tells."""
     hint = "Its config.json is that of another model, or it was saved in part: copy or download all of it again."
     if wrong := sorted(info["mismatched_keys"]):
         name, stored, expected = wrong[0]

@@ -68,7 +68,7 @@ class TrainingInput:
         self._systems = {name: prompt.system for name, prompt in Catalogue.load(format.prompts).task_types.items()}
         if format.task_type is not None:
             Catalogue.load(format.prompts).system_for_task(format.task_type)  # which knows the nearest name
-        self._grid_for = functools.cache(self._find_grid_for)
+        self.grid_for = functools.cache(self._find_grid_for)  # by the number of pictures of a sample
 
     @functools.cached_property
     def clip_grid(self) -> ClipGrid:
@@ -90,7 +90,7 @@ class TrainingInput:
     def image(self, height: int, width: int, *, num_images: int = 1) -> Media:
         """A picture of a sample with `num_images`. Raises SampleError."""
         try:
-            return Media(self._grid_for(num_images).num_tokens(height, width))
+            return Media(self.grid_for(num_images).num_tokens(height, width))
         except AspectRatioError as error:
             raise SampleError("aspect_ratio", error.message) from error
 

@@ -45,10 +45,25 @@ def clip_of(path: str) -> Clip:
     Where the file has no index of its frames, or one that doesn't fit, it is read through once to count them. Raises an
     ItemError where it is missing, unreadable, empty, damaged, no video, or one without frames.
     """
+    with _opened(path) as (video, file):
+        return _measured(video, file)
+
+
+@contextlib.contextmanager
+def opened_video(path: str) -> Iterator[Any]:
+    """OpenCV's reader of a local video, at its first frame. Raises an ItemError, also for what it raises inside."""
+    with _opened(path) as (video, _):
+        yield video
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[tuple[Any, BinaryIO]]:
+    """The reader and the file that it reads."""
     _check_kind(path)
     with open_file(path) as file:
         try:
-            return _clip_of(file)
+            with _reader(file) as video:
+                yield video, file
         except OSError as error:
             raise unreadable(error) from error
 
@@ -63,7 +78,8 @@ def _check_kind(path: str) -> None:
         raise AccessError("not a regular file")
 
 
-def _clip_of(file: BinaryIO) -> Clip:
+@contextlib.contextmanager
+def _reader(file: BinaryIO) -> Iterator[Any]:
     head = file.read(_HEAD_BYTES)
     if not head:
         raise EmptyFileError("the file is empty")
@@ -74,7 +90,7 @@ def _clip_of(file: BinaryIO) -> Clip:
     try:
         if not video.isOpened():
             raise _not_opened(head)
-        return _measured(video, file)
+        yield video
     except cv2.error as error:
         raise DecodeError(f"damaged: {error}") from error
     finally:

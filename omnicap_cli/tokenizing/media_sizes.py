@@ -70,7 +70,7 @@ class MediaSizes:
             with opened(self._elsewhere.media_of({"image": name}), Transfer()) as file:
                 decode_image(file, max_decode_pixels=Settings().max_decode_pixels)
         except ItemError as error:
-            raise SampleError("undecodable_image", f"{name}: {_without_remedy(error.message)}") from error
+            raise SampleError("undecodable_image", f"{name}: {without_remedy(error.message)}") from error
 
 
 def _check_kind(path: str) -> None:
@@ -85,10 +85,10 @@ def _check_kind(path: str) -> None:
 
 def _why(kind: str, name: str, error: ItemError) -> SampleError:
     what = next((what for each, what in _REASONS.items() if isinstance(error, each)), "broken")
-    return SampleError(f"{what}_{kind}", f"{name}: {_without_remedy(error.message)}")
+    return SampleError(f"{what}_{kind}", f"{name}: {without_remedy(error.message)}")
 
 
-def _without_remedy(message: str) -> str:
+def without_remedy(message: str) -> str:
     """What happened alone: the options that a message may end in are those of other commands."""
     what, _, remedy = message.rpartition("; ")
     return what if "--" in remedy else message

@@ -1,0 +1,55 @@
+"""`omnicap export`: a checkpoint of a training as a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from omnicap_cli.options import AsJson, Debug, NoColor, OptionsFile, Quiet, Verbose, make_console, option
+
+
+def export(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(metavar="CHECKPOINT", help="Folder checkpoint-N of a training, or the run's, for its newest."),
+    ],
+    output: Annotated[Path, option("-o", "--output", help="Folder for the model.", metavar="DIR")],
+    model: Annotated[
+        str | None,
+        option("--model", help="Where the model that was trained is now, if not where it was.", metavar="ID|DIR"),
+    ] = None,
+    dtype: Annotated[
+        str, option("--dtype", help="auto (as they are), bfloat16 or float32: numbers for the weights.")
+    ] = "auto",
+    max_shard_size: Annotated[
+        str, option("--max-shard-size", help="The largest that a file of weights may be.", metavar="SIZE")
+    ] = "5GB",
+    overwrite: Annotated[bool, option("--overwrite", help="Replace a model that is there.")] = False,
+    as_json: AsJson = False,
+    _options: OptionsFile = None,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+    no_color: NoColor = False,
+    _debug: Debug = False,
+) -> None:
+    """Make a model of a checkpoint that `omnicap train` wrote: `--model DIR`, transformers and vLLM load it.
+
+    An adapter is merged into the model that it was trained on. It takes memory for all weights, and no GPU.
+    """
+    from omnicap_cli.export_views import show_model_export
+    from omnicap_cli.media.names import printable
+    from omnicap_cli.training.export import ModelExportConfig, export_checkpoint
+
+    console = make_console(quiet=quiet, verbose=verbose, no_color=no_color)
+    config = ModelExportConfig(
+        checkpoint=checkpoint,
+        output=output,
+        model=model,
+        dtype=dtype,
+        max_shard_size=max_shard_size,
+        overwrite=overwrite,
+    )
+    report = export_checkpoint(config, lambda message: console.warning(printable(message)))
+    show_model_export(console, report, as_json=as_json)

@@ -1,0 +1,122 @@
+"""The folder of a training run: checkpoints that are whole or not there, with a note of what they were made with."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from omnicap_cli import __version__
+from omnicap_cli.core.atomic import sync_folder
+from omnicap_cli.errors import OmnicapError
+
+NOTE: Final = "omnicap.json"
+_NAME: Final = re.compile(r"checkpoint-\d+")
+_STAGING: Final = ".saving"
+_PICKLE: Final = "training_args.bin"  # the Trainer's arguments, which nobody reads and opening would run code
+
+
+class CheckpointError(OmnicapError):
+    """A checkpoint that can't be written or read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoints:
+    """Those in `folder`, of which the newest `keep` stay. `note` is written into each."""
+
+    folder: Path
+    keep: int
+    note: Mapping[str, Any]
+
+    @contextlib.contextmanager
+    def saving(self, name: str, *, is_main: bool, wait: Callable[[], None]) -> Iterator[Path]:
+        """A folder to save into that becomes the checkpoint `name` when the block ends well in all processes.
+
+        `wait` returns when all processes have come to it. Raises CheckpointError where the disk doesn't take it, and
+        leaves the checkpoints that are there as they were.
+        """
+        staging = self.folder / _STAGING
+        try:
+            if is_main:
+                shutil.rmtree(staging, ignore_errors=True)
+                (staging / name).mkdir(parents=True)
+            wait()
+            yield staging / name
+            wait()
+            if is_main:
+                (staging / name / _PICKLE).unlink(missing_ok=True)
+                _share(staging / name)
+                (staging / name / NOTE).write_text(json.dumps(self.note, indent=1), "utf-8")
+                _sync(staging / name)
+                self._move(staging / name)
+                shutil.rmtree(staging, ignore_errors=True)
+                self._forget_old()
+            wait()
+        except OmnicapError:
+            raise
+        except Exception as error:  # of many kinds: each format has its own for a full disk
+            if is_main:
+                shutil.rmtree(staging, ignore_errors=True)
+            latest = newest(self.folder)
+            kept = f"{latest.name} is whole: the run goes on from there." if latest else "No checkpoint is there yet."
+            raise CheckpointError(f"{name} can't be saved in {self.folder}: {error}", hint=kept) from error
+
+    def _move(self, made: Path) -> None:
+        target = self.folder / made.name
+        if target.exists():  # of the same step, so of the same state
+            shutil.rmtree(target)
+        made.rename(target)
+        sync_folder(self.folder)
+
+    def _forget_old(self) -> None:
+        for old in found(self.folder)[: -self.keep]:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def found(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, the oldest first."""
+    return sorted((path for path in folder.glob("checkpoint-*") if _NAME.fullmatch(path.name)), key=_step_of)
+
+
+def newest(folder: Path) -> Path | None:
+    """The last checkpoint of a folder, if there is one."""
+    return max(found(folder), key=_step_of, default=None)
+
+
+def read_note(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint was made with. Raises CheckpointError where it doesn't say."""
+    try:
+        note: dict[str, Any] = json.loads((checkpoint / NOTE).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint} is no checkpoint of omnicap: it has no {NOTE} that can be read") from error
+    return note
+
+
+def make_note(config: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """What to write into checkpoints: `config` as plain values, and the version."""
+    return {"omnicap": __version__, "config": dict(config), **more}
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _share(folder: Path) -> None:
+    """Give weights the mode of new files: safetensors makes them for the owner alone."""
+    for path in folder.glob("*.safetensors"):
+        path.chmod(folder.stat().st_mode & 0o666)
+
+
+def _sync(folder: Path) -> None:
+    """Everything in a folder on the disk, before it gets its name."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    sync_folder(folder)

@@ -1,0 +1,105 @@
+"""Batches for one process, made of samples as they are needed, in worker processes if there are any.
+
+What is wrong with a sample travels as a value, so that the process that trains says it in one line.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from omnicap_cli.errors import ItemError, OmnicapError
+from omnicap_cli.tokenizing.media_sizes import without_remedy
+from omnicap_cli.training.batches import collate, has_pictures, stats_of
+from omnicap_cli.training.corpus import Corpus
+from omnicap_cli.training.examples import Example, ExampleReader, UncuttableError
+from omnicap_cli.training.plan import BatchPlan
+from omnicap_cli.training.records import DataError
+
+FAILURE: Final = "failure"  # stands alone in a batch that couldn't be made
+STATS: Final = "stats"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class BatchMaker:
+    """Makes batches of samples. With `skip_missing` a picture that can't be had costs its sample, else the run."""
+
+    corpus: Corpus
+    reader: ExampleReader
+    pad_token_id: int
+    varlen: bool = False
+    all_logits: bool = False
+    skip_missing: bool = False
+
+    def make(self, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
+        """What the model takes for rows of samples, and STATS; or FAILURE alone."""
+        try:
+            return self._made(rows)
+        except OmnicapError as error:
+            return {FAILURE: error}
+
+    def _made(self, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
+        read = [[self._example(sample) for sample in row] for row in rows]
+        examples = [[each for each in row if each is not None] for row in read]
+        examples = [row for row in examples if row]
+        num_skipped = sum(each is None for row in read for each in row)
+        if not has_pictures(examples):
+            examples = [[*examples[0], self.reader.blank()], *examples[1:]] if examples else [[self.reader.blank()]]
+        batch = collate(examples, pad_token_id=self.pad_token_id, varlen=self.varlen, all_logits=self.all_logits)
+        return batch | {STATS: stats_of(examples, num_skipped)}
+
+    def _example(self, sample: int) -> Example | None:
+        record = self.corpus.record(sample)
+        try:
+            return self.reader.read(record, max_tokens=self.corpus.max_tokens)
+        except UncuttableError:
+            return None
+        except ItemError as error:
+            if self.skip_missing:
+                return None
+            hint = "Restore it, or set data.missing_media to skip: then such samples are left out, and counted."
+            raise DataError(f"{record.get('id')}: {without_remedy(error.message)}", hint=hint) from error
+
+
+class RankBatches(Dataset[dict[str, Any]]):
+    """Every `num_processes`-th batch of a plan, from the one of this process on; the last may hold nothing to learn."""
+
+    def __init__(self, maker: BatchMaker, plan: BatchPlan, *, process: int, num_processes: int) -> None:
+        self._maker, self._plan = maker, plan
+        self._process, self._num_processes = process, num_processes
+
+    def __len__(self) -> int:
+        return -(-self._plan.num_batches // self._num_processes)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        return self._maker.make(self._plan.rows(number * self._num_processes + self._process))
+
+    def loader(self, *, num_workers: int) -> DataLoader[dict[str, Any]]:
+        """In the order of the plan, one batch at a time."""
+        return DataLoader(
+            self,
+            batch_size=1,
+            collate_fn=_only,
+            num_workers=num_workers,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_serve if num_workers else None,
+        )
+
+
+def _only(batches: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return batches[0]
+
+
+def _serve(_: int) -> None:
+    """In a worker process: leave the cores to the training, and signals to the process that it works for.
+
+    Launchers and terminals send them to the whole group, and a run without workers couldn't go on to its checkpoint.
+    """
+    torch.set_num_threads(1)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,50 @@
+"""What went through a model between two lines of the log: tokens, room for tokens, samples, and where the time went."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from omnicap_cli.training.batches import BatchStats
+
+_NAMES = ("num_tokens", "num_supervised_tokens", "num_places", "num_patches", "num_samples", "num_skipped")
+
+
+@dataclass(slots=True, kw_only=True)
+class Meter:
+    """Counts in one process. `gather` sums over all of them."""
+
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_NAMES, 0))
+    wait_seconds: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
+
+    def add(self, stats: BatchStats) -> None:
+        """Take in one batch."""
+        self.counts["num_samples"] += len(stats.sample_ids)
+        for name in _NAMES:
+            if name != "num_samples":
+                self.counts[name] += getattr(stats, name)
+
+    def drain(self, gather: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
+        """What happened since the last time, in all processes, by the names of the log; it begins anew.
+
+        `fill` is the share of places that hold a token, `data_wait` that of the time in which this process waited for
+        data.
+        """
+        seconds = max(time.perf_counter() - self.started, 1e-9)
+        summed = gather(torch.tensor([float(self.counts[name]) for name in _NAMES])[None]).sum(0).tolist()
+        total = dict(zip(_NAMES, summed, strict=True))
+        values = {
+            "tokens_per_second": total["num_tokens"] / seconds,
+            "samples_per_second": total["num_samples"] / seconds,
+            "fill": total["num_tokens"] / max(total["num_places"], 1),
+            "supervised_tokens": total["num_supervised_tokens"],
+            "data_wait": self.wait_seconds / seconds,
+        }
+        if total["num_skipped"]:
+            values["skipped_samples"] = total["num_skipped"]
+        self.counts, self.wait_seconds, self.started = dict.fromkeys(_NAMES, 0), 0.0, time.perf_counter()
+        return values

@@ -1,0 +1,181 @@
+"""Samples in one sequence are trained on as if each was alone: the same logits, losses and gradients."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from support.tiny_models import tiny_model  # noqa: F401  a fixture
+from support.training_data import count, draw_media, each_kind, reader_of
+from transformers import AutoModelForImageTextToText
+
+from omnicap_cli.errors import OptionError
+from omnicap_cli.training.batches import collate, stats_of
+from omnicap_cli.training.model import check_isolation, isolates
+
+QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+PAD = 0
+
+
+@pytest.fixture(scope="module", params=QWEN)
+def folder(request, tiny_model):  # noqa: F811
+    return tiny_model(request.param)
+
+
+@pytest.fixture(params=["eval", "train"])
+def model(request, folder):
+    loaded = AutoModelForImageTextToText.from_pretrained(folder, attn_implementation="sdpa")
+    return loaded.train(request.param == "train")
+
+
+@pytest.fixture(scope="module")
+def reader(folder, tmp_path_factory):
+    media = tmp_path_factory.mktemp("media")
+    draw_media(media)
+    reader = reader_of(folder, media)
+    reader.path = count(media, folder, each_kind())
+    return reader
+
+
+@pytest.fixture(scope="module")
+def examples(reader):
+    return [reader.read(json.loads(line)) for line in reader.path.read_text().splitlines()]
+
+
+def logits_of(model, rows):
+    batch = collate(rows, pad_token_id=PAD, all_logits=True)
+    return model(**batch).logits
+
+
+def gradients(model, batches, num_items):
+    model.zero_grad()
+    total = 0.0
+    for batch in batches:
+        loss = model(**batch, num_items_in_batch=num_items).loss
+        loss.backward()
+        total += loss.item()
+    return total, {name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None}
+
+
+def supervised(examples):
+    return sum(int((each.labels[1:] >= 0).sum()) for each in examples)
+
+
+def test_logits_of_a_pack_are_those_of_its_samples(model, examples) -> None:
+    packed = logits_of(model, [examples])[0]
+    start = 0
+    for example in examples:
+        alone = logits_of(model, [[example]])[0]
+        torch.testing.assert_close(packed[start : start + len(example)], alone, rtol=0, atol=1e-5)
+        start += len(example)
+
+
+def test_gradients_of_the_mean_loss_are_those_of_single_samples(model, examples) -> None:
+    num_items = supervised(examples)
+    alone, expected = gradients(model, [collate([[each]], pad_token_id=PAD) for each in examples], num_items)
+    for rows in ([examples], [[each] for each in examples], [examples[:2], examples[2:]]):
+        loss, found = gradients(model, [collate(rows, pad_token_id=PAD)], num_items)
+        assert loss == pytest.approx(alone, abs=1e-5)
+        assert found.keys() == expected.keys()
+        for name, gradient in found.items():
+            torch.testing.assert_close(gradient, expected[name], rtol=0, atol=1e-5)
+
+
+def test_the_loss_is_that_of_the_model_with_plain_labels(model, examples) -> None:
+    """The mean over all supervised tokens, as transformers computes it when it shifts the labels itself."""
+    picture = next(each for each in examples if each.images)
+    batch = collate([[picture]], pad_token_id=PAD)
+    plain = {name: batch[name] for name in ("input_ids", "position_ids", "pixel_values", "image_grid_thw")}
+    expected = model(**plain, labels=picture.labels[None], use_cache=False).loss
+    found = model(**batch, num_items_in_batch=supervised([picture])).loss
+    assert found.item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("changed", range(5))
+def test_what_one_sample_holds_changes_no_bit_of_the_others(model, examples, changed) -> None:
+    example = examples[changed]
+    ids = example.input_ids.clone()
+    ids[-1] = (ids[-1] + 7) % 250
+    images = example.images and example.images._replace(pixel_values=example.images.pixel_values * 0.5 + 0.1)
+    clips = example.clips and example.clips._replace(pixel_values=example.clips.pixel_values * 0.5 + 0.1)
+    others = [
+        *examples[:changed],
+        replace(example, input_ids=ids, images=images, clips=clips),
+        *examples[changed + 1 :],
+    ]
+    before, after = logits_of(model, [examples])[0], logits_of(model, [others])[0]
+    start = 0
+    for number, each in enumerate(examples):
+        end = start + len(each)
+        assert torch.equal(before[start:end], after[start:end]) == (number != changed)
+        start = end
+
+
+def test_a_blank_picture_changes_neither_loss_nor_gradients(model, reader, examples) -> None:
+    text = [each for each in examples if not each.images and not each.clips]
+    num_items = supervised(text)
+    alone, expected = gradients(model, [collate([text], pad_token_id=PAD)], num_items)
+    loss, found = gradients(model, [collate([[*text, reader.blank()]], pad_token_id=PAD)], num_items)
+    assert loss == pytest.approx(alone, abs=1e-6)
+    visual = {name for name in found if "visual" in name}
+    assert visual
+    assert not any(found[name].any() for name in visual)
+    for name in expected.keys() - visual:
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-5)
+
+
+def test_nothing_to_learn_costs_nothing(model, reader) -> None:
+    loss, found = gradients(model, [collate([[reader.blank()]], pad_token_id=PAD)], 1)
+    assert loss == 0
+    assert not any(each.any() for each in found.values())
+
+
+def test_rows_are_filled_up_without_a_mask(model, examples) -> None:
+    """A shorter row in a batch says the same as alone."""
+    together = logits_of(model, [examples[:1], examples])
+    alone = logits_of(model, [examples[:1]])
+    torch.testing.assert_close(together[0, : len(examples[0])], alone[0], rtol=0, atol=1e-5)
+
+
+def test_lengths_for_flash_attention(examples) -> None:
+    batch = collate([examples[:2], examples[2:3]], pad_token_id=PAD, varlen=True)
+    lengths = [len(each) for each in examples[:3]]
+    ends = [0, lengths[0], lengths[0] + lengths[1], sum(lengths)]
+    assert batch["cu_seq_lens_q"].tolist() == batch["cu_seq_lens_k"].tolist() == ends
+    assert batch["cu_seq_lens_q"].dtype == torch.int32
+    assert batch["max_length_q"] == batch["max_length_k"] == max(lengths)
+    assert batch["input_ids"].shape == (1, sum(lengths))
+
+
+def test_what_is_counted_of_a_batch(reader, examples) -> None:
+    stats = stats_of([examples[:2], [examples[2], reader.blank()]], num_skipped=1)
+    assert stats.num_tokens == sum(len(each) for each in examples[:3])
+    assert stats.num_supervised_tokens == supervised(examples[:3])
+    assert stats.num_places == 2 * max(len(examples[0]) + len(examples[1]), len(examples[2]) + 1)
+    assert stats.sample_ids == tuple(each.id for each in examples[:3])
+    assert stats.num_skipped == 1
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_attention_that_keeps_samples_apart_is_taken(folder, attention) -> None:
+    model = AutoModelForImageTextToText.from_pretrained(folder, attn_implementation=attention)
+    assert isolates(model, varlen=False)
+    check_isolation(model, attention)
+
+
+def test_attention_that_does_not_is_refused(folder, monkeypatch) -> None:
+    from transformers import AttentionInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    def blind(module, query, key, value, attention_mask, **kwargs):
+        return sdpa_attention_forward(module, query, key, value, None, is_causal=query.shape[2] > 1, **kwargs)
+
+    AttentionInterface.register("blind", blind)
+    model = AutoModelForImageTextToText.from_pretrained(folder, attn_implementation="sdpa")
+    for module in model.modules():
+        if hasattr(module, "config") and hasattr(module.config, "_attn_implementation"):
+            module.config._attn_implementation = "blind"
+    with pytest.raises(OptionError, match=r"packing\.enabled"):
+        check_isolation(model, "blind")

@@ -1,0 +1,150 @@
+"""`omnicap train` as processes: several that share the work, and signals that end it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support.tiny_models import tiny_model  # noqa: F401  a fixture
+from support.training_data import corpus_of, count, draw_media, many
+from support.training_runs import Watch, curve, log_of, make_config, near, weights
+
+from omnicap_cli.training.checkpoints import found
+from omnicap_cli.training.run import Run
+
+PATIENCE_SECONDS = 120.0  # only ever reached by a test that fails
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model):  # noqa: F811
+    return tiny_model("qwen2_vl")
+
+
+@pytest.fixture(scope="module")
+def data(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    draw_media(folder)
+    count(folder, model, many(21), "train")
+    count(folder, model, many(5, seed=2), "held-out")
+    return folder
+
+
+def start(folder: Path, *words: str) -> subprocess.Popen[bytes]:
+    """The command with the recipe in `folder`, its messages in `messages`."""
+    env = os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", "CUDA_VISIBLE_DEVICES": ""}
+    with (folder / "messages").open("wb") as messages:
+        return subprocess.Popen(
+            [sys.executable, "-m", "omnicap_cli", "train", "--config", str(folder / "recipe.yaml"), *words],
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=messages,
+        )
+
+
+def ended(process: subprocess.Popen[bytes], folder: Path, *, exit_code: int = 0) -> str:
+    output, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    messages = (folder / "messages").read_text()
+    assert process.returncode == exit_code, messages
+    return output.decode() + messages
+
+
+def wait_for_steps(config, num_steps: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    path = config.checkpoint.output / "metrics.jsonl"
+    while not path.exists() or path.read_bytes().count(b"\n") < num_steps:
+        assert process.poll() is None, "it ended before"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_two_processes_equal_one(model, data, tmp_path_factory) -> None:
+    """Loss, gradient and weights; an odd number of packs, and some of text alone beside some with pictures."""
+    paths = [data / "train.jsonl", data / "held-out.jsonl"]
+    longest = int(corpus_of(paths, tmp_path_factory.mktemp("cache")).lengths.max())
+    values = {"packing__max_tokens": longest, "data__max_length": longest}
+    values |= {"optimisation__num_epochs": 1, "data__eval": str(data / "held-out.jsonl"), "logging__eval_captions": 0}
+    one = make_config(tmp_path_factory.mktemp("one"), model, data, optimisation__gradient_accumulation=2, **values)
+    run = Run(one)
+    assert run.plan.num_batches % 2 == 1
+    has_pictures = [run.corpus.num_visual_tokens[run.plan.rows(each)[0]].any() for each in range(run.plan.num_batches)]
+    assert any(left != right for left, right in zip(has_pictures[::2], has_pictures[1::2], strict=False))
+    run.train(Watch())
+    folder = tmp_path_factory.mktemp("two")
+    two = make_config(folder, model, data, **values)
+    ended(start(folder, "--nproc", "2"), folder)
+    assert len(curve(log_of(two))) == (run.plan.num_batches + 1) // 2
+    for (step, *numbers), (step_, *numbers_) in zip(curve(log_of(one)), curve(log_of(two)), strict=True):
+        assert (step_, *numbers_) == (step, *near(numbers))
+    totals = [sum(each.get("supervised_tokens", 0) for each in log_of(config)) for config in (one, two)]
+    assert totals[0] == totals[1] > 0
+    evals = [[each["eval_loss"] for each in log_of(config) if "eval_loss" in each] for config in (one, two)]
+    assert evals[1] == near(evals[0])
+    expected = weights(one.checkpoint.output)
+    for name, tensor in weights(two.checkpoint.output).items():
+        assert (tensor - expected[name]).abs().max() < 1e-5, name
+
+
+LONG = {"optimisation__max_steps": 40, "checkpoint__every_steps": 3, "packing__max_tokens": 1000}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(model, data, tmp_path_factory):
+    """The log of a run of LONG."""
+    folder = tmp_path_factory.mktemp("whole")
+    config = make_config(folder, model, data, **LONG)
+    ended(start(folder), folder)
+    return curve(log_of(config))
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_signals_end_a_run_that_goes_on_later(model, data, tmp_path, uninterrupted, number, exit_code) -> None:
+    folder, config = tmp_path, make_config(tmp_path, model, data, **LONG)
+    process = start(folder)
+    wait_for_steps(config, 7, process)
+    process.send_signal(number)
+    messages = ended(process, folder, exit_code=exit_code)
+    (checkpoint,) = found(config.checkpoint.output)
+    step = int(checkpoint.name.removeprefix("checkpoint-"))
+    assert 6 <= step < 40
+    if number != signal.SIGKILL:  # the checkpoint is of the very step
+        assert step == curve(log_of(config))[-1][0]
+        assert "run the same command again to go on" in messages
+    report = json.loads(ended(start(folder, "-q"), folder))
+    assert report["num_steps"] == 40
+    assert curve(log_of(config)) == uninterrupted
+    assert not list(config.checkpoint.output.glob(".*"))
+
+
+def test_a_dry_run_trains_nothing(model, data, tmp_path) -> None:
+    make_config(tmp_path, model, data)
+    plan = json.loads(ended(start(tmp_path, "--dry-run"), tmp_path))
+    assert plan["num_samples"] == 21
+    assert plan["num_steps"] == plan["num_batches"]
+    assert not list(tmp_path.glob("run/checkpoint-*"))
+    assert not (tmp_path / "run/metrics.jsonl").exists()
+
+
+def test_what_is_wrong_is_said_in_a_line(model, data, tmp_path) -> None:
+    make_config(tmp_path, model, data)
+    process = start(tmp_path, "--set", "optimisation.learning_rat=3")
+    assert "learning_rate" in ended(process, tmp_path, exit_code=2)
+    process = start(tmp_path, "--set", f"data.train={tmp_path / 'none.jsonl'}")
+    assert "none.jsonl" in ended(process, tmp_path, exit_code=2)
+
+
+def test_a_signal_to_the_launcher_ends_all_processes_with_a_checkpoint(model, data, tmp_path) -> None:
+    """It reaches the workers that load data too, which have to live until the step is over."""
+    config = make_config(tmp_path, model, data, **LONG | {"data__num_workers": 2, "checkpoint__every_steps": 1000})
+    process = start(tmp_path, "--nproc", "2")
+    wait_for_steps(config, 3, process)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode != 0
+    (checkpoint,) = found(config.checkpoint.output)
+    assert int(checkpoint.name.removeprefix("checkpoint-")) == curve(log_of(config))[-1][0]
