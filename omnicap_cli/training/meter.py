@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -27,6 +28,15 @@ class Meter:
         for name in _NAMES:
             if name != "num_samples":
                 self.counts[name] += getattr(stats, name)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """For what is no training: its time doesn't count."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.started += time.perf_counter() - begun
 
     def drain(self, gather: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
         """What happened since the last time, in all processes, by the names of the log; it begins anew.

@@ -45,8 +45,8 @@ class Watcher(StepWatcher, Protocol):
 class TrainPlan:
     """What a run comes to. `num_steps` are of the optimiser, `fill` is the share of places that hold a token.
 
-    `parameters` are, by part, how many there are and how many of them learn. `state_bytes` is what weights, gradients and
-    AdamW's two averages take in each process; activations come on top.
+    `parameters` are, by part, how many there are and how many of them learn. `state_bytes` is what weights, gradients
+    and AdamW's two averages take in each process; activations come on top.
     """
 
     output: str
@@ -232,9 +232,15 @@ class Run:
         return RankBatches(maker, plan, process=process, num_processes=num_processes)
 
     def _captions(self, corpus: Corpus | None) -> EvalCaptions | None:
-        if corpus is None or not self.is_main or self.config.distributed.strategy in ("fsdp", "deepspeed"):
+        num_samples = self.config.logging.eval_captions
+        if (
+            corpus is None
+            or not num_samples
+            or not self.is_main
+            or self.config.distributed.strategy in ("fsdp", "deepspeed")
+        ):
             return None
-        return EvalCaptions.of(corpus, self.reader, self.trained.processor, self.config.logging.eval_captions)
+        return EvalCaptions.of(corpus, self.reader, self.trained.processor, num_samples)
 
 
 def _checkpoint_to_resume(config: TrainConfig, *, force: bool) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,9 @@ def arguments(config: TrainConfig) -> TrainingArguments:
     One of its batches is one of the plan, and one of its epochs the whole plan. It never saves or evaluates by itself.
     """
     optimisation, logging = config.optimisation, config.logging
+    for name in logging.report_to:
+        if importlib.util.find_spec(name) is None:
+            raise OptionError("logging.report_to", name, "isn't installed", hint=f"Install it: pip install {name}")
     has_cuda = torch.cuda.is_available()
     bf16 = optimisation.precision == "bfloat16" or (optimisation.precision == "auto" and has_cuda)
     try:
@@ -60,8 +64,6 @@ def arguments(config: TrainConfig) -> TrainingArguments:
 
 def uses_liger(config: TrainConfig) -> bool:
     """Whether fused kernels are used: on CUDA, where installed. Raises OptionError where they were only asked for."""
-    import importlib.util
-
     usable = torch.cuda.is_available() and importlib.util.find_spec("liger_kernel") is not None
     if config.model.liger == "on" and not usable:
         raise OptionError("model.liger", "on", "needs CUDA and liger-kernel", hint="pip install liger-kernel")

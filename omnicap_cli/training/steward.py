@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from omnicap_cli.core.atomic import replacing
 from omnicap_cli.core.journal import write_error
 from omnicap_cli.training.captions import EvalCaptions
 from omnicap_cli.training.config import TrainConfig
@@ -39,7 +40,8 @@ class Metrics:
             lines = self._path.read_bytes().splitlines(keepends=True) if step and self._path.exists() else []
             kept = [line for line in lines if _step_of(line) <= step]
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._path.write_bytes(b"".join(kept))
+            with replacing(self._path) as file:
+                file.writelines(kept)
         except OSError as error:
             raise write_error(self._path, error) from error
 

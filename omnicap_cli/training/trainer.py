@@ -133,6 +133,13 @@ class CaptionTrainer(Trainer):
     @torch.no_grad()
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """The mean loss of a supervised token of the held-out samples; each process takes its part of them."""
+        with self.meter.paused():
+            metrics = {f"{metric_key_prefix}_loss": self._held_out_loss()}
+            self.log(dict(metrics))
+            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _held_out_loss(self) -> float:
         assert self._eval_batches is not None
         loader = self._eval_batches(self.args.process_index, self.args.world_size).loader(
             num_workers=self.args.dataloader_num_workers
@@ -146,10 +153,7 @@ class CaptionTrainer(Trainer):
             sums += torch.tensor([float(loss), stats.num_supervised_tokens], device=sums.device)
         model.train()
         loss, num_tokens = self.accelerator.gather(sums[None]).sum(0).tolist()
-        metrics = {f"{metric_key_prefix}_loss": loss / max(num_tokens, 1)}
-        self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+        return float(loss / max(num_tokens, 1))
 
     # ------------------------------------------------------------------------------------------ checkpoints
 
@@ -159,7 +163,8 @@ class CaptionTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """All of it in a folder with another name, which it gets rid of when everything is on the disk."""
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        with self._checkpoints.saving(name, is_main=self.is_world_process_zero(), wait=self._wait) as folder:
+        saving = self._checkpoints.saving(name, is_main=self.is_world_process_zero(), wait=self._wait)
+        with self.meter.paused(), saving as folder:
             self._saved_in = folder.parent
             try:
                 super()._save_checkpoint(model, trial)

@@ -90,6 +90,23 @@ def test_two_processes_equal_one(model, data, tmp_path_factory) -> None:
         assert (tensor - expected[name]).abs().max() < 1e-5, name
 
 
+@pytest.mark.slow
+def test_a_model_in_parts_equals_a_whole_one(model, data, tmp_path_factory) -> None:
+    """FSDP2 over two processes."""
+    values = {"optimisation__max_steps": 4, "packing__max_tokens": 1000}
+    one = make_config(tmp_path_factory.mktemp("one"), model, data, optimisation__gradient_accumulation=2, **values)
+    Run(one).train(Watch())
+    folder = tmp_path_factory.mktemp("parts")
+    parts = make_config(folder, model, data, distributed__strategy="fsdp", **values)
+    ended(start(folder, "--nproc", "2"), folder)
+    assert len(curve(log_of(parts))) == 4
+    for (step, *numbers), (step_, *numbers_) in zip(curve(log_of(one)), curve(log_of(parts)), strict=True):
+        assert (step_, *numbers_) == (step, *near(numbers, 1e-4))
+    expected = weights(one.checkpoint.output)
+    for name, tensor in weights(parts.checkpoint.output).items():
+        assert (tensor - expected[name]).abs().max() < 1e-5, name
+
+
 LONG = {"optimisation__max_steps": 40, "checkpoint__every_steps": 3, "packing__max_tokens": 1000}
 
 

@@ -9,9 +9,19 @@ import torch
 from support.tiny_models import tiny_model  # noqa: F401  a fixture
 from transformers import AutoModelForImageTextToText
 
-from omnicap_cli.training.config import AdapterConfig, OptimisationConfig
+from omnicap_cli.errors import OptionError
+from omnicap_cli.training.config import (
+    AdapterConfig,
+    CheckpointConfig,
+    DataConfig,
+    LoggingConfig,
+    ModelConfig,
+    OptimisationConfig,
+    TrainConfig,
+)
+from omnicap_cli.training.mixture import DataSet
 from omnicap_cli.training.model import Part, freeze, parameter_groups, part_of, with_adapter
-from omnicap_cli.training.settings import learning_rates, schedule
+from omnicap_cli.training.settings import arguments, learning_rates, schedule
 
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 RATES = {Part.LLM: 1.0, Part.MERGER: 2.0, Part.VISION: 3.0}
@@ -38,6 +48,18 @@ def test_the_merger_learns_as_the_language_model_unless_it_is_said() -> None:
     assert learning_rates(config) == {Part.LLM: 1e-4, Part.MERGER: 1e-4, Part.VISION: 1e-6}
     config = OptimisationConfig(learning_rate=1e-4, merger_learning_rate=3e-5)
     assert learning_rates(config)[Part.MERGER] == 3e-5
+
+
+def test_a_tracker_that_is_not_installed_is_named(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    config = TrainConfig(
+        model=ModelConfig(name="m"),
+        data=DataConfig(train=(DataSet(path=tmp_path / "d.jsonl"),)),
+        checkpoint=CheckpointConfig(output=tmp_path),
+        logging=LoggingConfig(report_to=("wandb",)),
+    )
+    with pytest.raises(OptionError, match=r"logging\.report_to: 'wandb' isn't installed"):
+        arguments(config)
 
 
 @pytest.mark.parametrize("family", QWEN)
