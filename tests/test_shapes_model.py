@@ -127,10 +127,10 @@ def test_num_image_tokens(processor, width, height, num_tokens):
 
 
 def test_weights_are_those_of_the_sizes(made):
-    text_layer = 2 * 256 + (256 * 256 + 256) + 2 * (256 * 128 + 128) + 256 * 256 + 3 * 256 * 688
-    language = 2 * 1000 * 256 + 4 * text_layer + 256
+    text_layer = 2 * 192 + 3 * (192 * 192 + 192) + 192 * 192 + 3 * 192 * 512
+    language = 2 * 1000 * 192 + 3 * text_layer + 192
     block = 4 * 192 + (192 * 576 + 576) + (192 * 192 + 192) + (192 * 768 + 768) + (768 * 192 + 192)
-    vision = 192 * 3 * 2 * 14 * 14 + 4 * block + 2 * 192 + (768 * 768 + 768) + (768 * 256 + 256)
+    vision = 192 * 3 * 2 * 14 * 14 + 3 * block + 2 * 192 + (768 * 768 + 768) + (768 * 192 + 192)
     with safe_open(made / "shapes-model/model.safetensors", "pt") as file:
         weights = [file.get_tensor(name) for name in file.keys()]  # noqa: SIM118 - it is no dictionary
     assert sum(each.numel() for each in weights) == language + vision
