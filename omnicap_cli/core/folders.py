@@ -26,7 +26,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)  # of a process that had the same number, and was killed
         partial.mkdir()
         yield partial
-        _sync(partial)
+        sync_tree(partial)
         _put_in_place(partial, target)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -55,7 +55,8 @@ def _put_in_place(made: Path, target: Path) -> None:
     sync_folder(target.parent)
 
 
-def _sync(folder: Path) -> None:
+def sync_tree(folder: Path) -> None:
+    """Everything in a folder on the disk."""
     for parent, _, names in os.walk(folder):
         for name in names:
             with open(os.path.join(parent, name), "rb") as file:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +13,7 @@ from typing import Any, Final
 
 from omnicap_cli import __version__
 from omnicap_cli.core.atomic import sync_folder
+from omnicap_cli.core.folders import sync_tree
 from omnicap_cli.errors import OmnicapError
 
 NOTE: Final = "omnicap.json"
@@ -53,7 +53,7 @@ class Checkpoints:
                 (staging / name / _PICKLE).unlink(missing_ok=True)
                 _share(staging / name)
                 (staging / name / NOTE).write_text(json.dumps(self.note, indent=1), "utf-8")
-                _sync(staging / name)
+                sync_tree(staging / name)
                 self._move(staging / name)
                 shutil.rmtree(staging, ignore_errors=True)
                 self._forget_old()
@@ -111,12 +111,3 @@ def _share(folder: Path) -> None:
     """Give weights the mode of new files: safetensors makes them for the owner alone."""
     for path in folder.glob("*.safetensors"):
         path.chmod(folder.stat().st_mode & 0o666)
-
-
-def _sync(folder: Path) -> None:
-    """Everything in a folder on the disk, before it gets its name."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    sync_folder(folder)

@@ -133,7 +133,6 @@ def _processor(checkpoint: Path, base: Base) -> Any:
 
 
 def _write(folder: Path, model: Any, processor: Any, max_shard_size: str) -> None:
-    model.config.use_cache = True  # it is off in training, and would stay so
     model.save_pretrained(folder, max_shard_size=max_shard_size)
     processor.save_pretrained(folder)
     for part in (processor.image_processor, getattr(processor, "video_processor", None)):

@@ -94,7 +94,6 @@ def write_full(base: Path, folder: Path, dtype: torch.dtype = torch.float32) -> 
     with torch.no_grad():
         for weights in model.parameters():
             weights.mul_(1.25)
-    model.config.use_cache = False
     model.save_pretrained(folder)
     load_processor(base).save_pretrained(folder)
     (folder / "omnicap.json").write_text(note(base))
@@ -180,7 +179,6 @@ def test_weights_that_were_trained_stay_as_they_are(base, tmp_path, dtype):
     assert found.keys() == expected.keys()
     assert all(found[name].dtype == dtype and torch.equal(found[name], expected[name]) for name in expected)
     assert {path.name for path in (tmp_path / "out").iterdir()} == COMPLETE
-    assert json.loads((tmp_path / "out/config.json").read_text())["use_cache"] is True
     assert (
         json.loads((tmp_path / "out/generation_config.json").read_text())["eos_token_id"]
         == json.loads((base / "generation_config.json").read_text())["eos_token_id"]
