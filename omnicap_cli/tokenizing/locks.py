@@ -24,7 +24,7 @@ def locked(lock: Path, *, what: str | Path, waits: bool = False) -> Iterator[Non
         lock.parent.mkdir(parents=True, exist_ok=True)
         file.acquire(timeout=-1 if waits else 0)
     except Timeout as error:
-        hint = "Wait for it to end, or choose another -o or --name."
+        hint = "Wait for it to end, or choose another output."
         raise JournalLockedError(f"{what} is being made by another omnicap process", hint=hint) from error
     except OSError as error:
         raise write_error(lock, error) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from transformers.trainer_callback import PrinterCallback
 from omnicap_cli.core.quiet import libraries_quiet
 from omnicap_cli.core.training_input import TrainingFormat, TrainingInput
 from omnicap_cli.errors import UsageError
+from omnicap_cli.tokenizing.locks import locked
 from omnicap_cli.training import settings
 from omnicap_cli.training.captions import EvalCaptions
 from omnicap_cli.training.checkpoints import Checkpoints, make_note, newest, read_note
@@ -31,6 +33,7 @@ from omnicap_cli.training.trainer import CaptionTrainer
 
 METRICS: Final = "metrics.jsonl"
 _INDEX: Final = "index"
+_LOCK: Final = "run.lock"
 _MAX_LOOKED_AT: Final = 100_000  # batches, for a share
 
 
@@ -154,13 +157,17 @@ class Run:
         return num_processes if is_cut and self.config.distributed.zero_stage in (None, 3) else 1
 
     def train(self, watcher: Watcher) -> TrainReport:
-        """Train to the end, or until `watcher` stops it; a checkpoint is there then. Raises OmnicapError."""
+        """Train to the end, or until `watcher` stops it; a checkpoint is there then.
+
+        Raises JournalLockedError where another process trains there, and other OmnicapErrors.
+        """
         config, output = self.config, self.config.checkpoint.output
         description = self.describe()
         if self.is_main:
             watcher.begin(description)
         eval_corpus, eval_batches = self._held_out()
-        with libraries_quiet():
+        alone = locked(output / _LOCK, what=output) if self.is_main else contextlib.nullcontext()
+        with alone, libraries_quiet():
             trainer = CaptionTrainer(
                 self.trained.model,
                 self._arguments,

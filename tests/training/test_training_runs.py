@@ -17,8 +17,9 @@ from support.training_data import corpus_of, count, draw_media, many, reader_of,
 from support.training_runs import Killed, Watch, curve, log_of, make_config, near, weights
 from transformers import AutoModelForImageTextToText
 
-from omnicap_cli.errors import OptionError, UsageError
+from omnicap_cli.errors import JournalLockedError, OptionError, UsageError
 from omnicap_cli.training.batches import collate
+from omnicap_cli.tokenizing.locks import locked
 from omnicap_cli.training.checkpoints import CheckpointError, found
 from omnicap_cli.training.corpus import Corpus
 from omnicap_cli.training.model import Part, part_of
@@ -279,6 +280,12 @@ def test_a_full_disk_leaves_the_old_checkpoint(train, tmp_path) -> None:
     assert not list((tmp_path / "run").glob(".*"))
     log = train(optimisation__max_steps=6)
     assert [step for step, *_ in curve(log)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_two_runs_in_one_folder_are_refused(train, tmp_path) -> None:
+    with locked(tmp_path / "run/run.lock", what="it"), pytest.raises(JournalLockedError, match="run is being made by"):
+        train(optimisation__max_steps=1)
+    assert train(optimisation__max_steps=1)
 
 
 def test_a_model_of_another_family_is_refused(train, tiny_model) -> None:  # noqa: F811
