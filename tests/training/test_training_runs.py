@@ -18,8 +18,8 @@ from support.training_runs import Killed, Watch, curve, log_of, make_config, nea
 from transformers import AutoModelForImageTextToText
 
 from omnicap_cli.errors import JournalLockedError, OptionError, UsageError
-from omnicap_cli.training.batches import collate
 from omnicap_cli.tokenizing.locks import locked
+from omnicap_cli.training.batches import collate
 from omnicap_cli.training.checkpoints import CheckpointError, found
 from omnicap_cli.training.corpus import Corpus
 from omnicap_cli.training.model import Part, part_of
