@@ -40,6 +40,7 @@ def run_train(
     if dry_run:
         if run.is_main:
             show_train_plan(console, run.describe(), as_json=as_json)
+        run.close()
         return 0
     quiet = console if run.is_main else Console(level=0)
     with graceful(
@@ -50,6 +51,7 @@ def run_train(
             report = run.train(watcher)
         finally:
             watcher.end()
+    run.close()
     if run.is_main:
         show_train_report(console, report, as_json=as_json)
     if report.was_stopped:

@@ -203,7 +203,7 @@ def test_a_small_world_has_one_caption_for_each_picture(tmp_path):
         assert colours == sorted(colours, key=order.index), caption_of(record)
         words_of_shapes |= {word for name in names for word in (name.split()[0], name.split()[2])}
         said[CAPTION.fullmatch(caption_of(record))[2]] += 1
-    assert words_of_shapes == {"small", "large", "circle", "square", "triangle"}
+    assert words_of_shapes == {"medium", "large", "circle", "square", "triangle"}
     assert set(said) == {*OPPOSITES, *PLACES}
 
 

@@ -81,7 +81,7 @@ class World:
 WORLDS = {
     "whole": World(),
     "small": World(
-        scenes=("one", "pair"), kinds=("circle", "square", "triangle"), sizes=("small", "large"), ordered=True
+        scenes=("one", "pair"), kinds=("circle", "square", "triangle"), sizes=("medium", "large"), ordered=True
     ),
 }
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import torch
 from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback
 
@@ -183,6 +184,12 @@ class Run:
             trainer.add_callback(Steward(config, trainer, watcher, captions, Metrics(output / METRICS), self._epoch))
             trainer.train(resume_from_checkpoint=str(self._resumed_from) if self._resumed_from else None)
         return self._report(trainer)
+
+    def close(self) -> None:
+        """Let go of the other processes, when all are done: threads still connected abort one that ends."""
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
+            torch.distributed.destroy_process_group()
 
     def _epoch(self, step: int) -> float:
         """How many times the data has been seen after a step."""
