@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# a process for each core; its models are so small that several threads would wait for each other
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test test-all check lint generate bench clean
 
@@ -20,7 +22,7 @@ test-all: $(VENV)/.dev  ## the slow tests too
 	$(BIN)/python -m pytest -m ""
 
 check: lint  ## the same, in a virtual environment that is there already
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint:
 	$(BIN)/ruff format --check .

@@ -12,11 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from PIL import Image
 from support.tiny_models import tiny_model as tiny_model  # a fixture
 
 SUPPORT = Path(__file__).parent / "support"
 PATIENCE_SECONDS = 60.0  # only ever reached by a test that fails
+
+# how long an example takes hangs on what else the machine does
+settings.register_profile("omnicap", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("omnicap")
 
 
 class FakeOmnicap:
