@@ -31,18 +31,21 @@ def count_plan(
     counts: dict[str, float] = dict.fromkeys(names, 0)
     for item in items:
         counts["items"] += 1
-        size = None
+        size, is_unreadable = None, False
         try:
             size = _size(item, plan.settings)
         except ItemError:
-            counts["unreadable"] += 1
+            is_unreadable = True
         counts["megapixels"] += math.prod(size) / 1e6 if size else 0
-        if contents is None and forecast is None:  # nothing is known and nothing asked, so no key is needed
+        if contents is None and forecast is None and not plan.fill_columns:  # nothing needs a request
+            counts["unreadable"] += is_unreadable
             counts["requests"] += len(plan.prompts)
             counts["to_do"] += len(plan.prompts)
             continue
         to_do = []
-        for request in plan.requests_of(item):
+        requests = plan.requests_of(item)
+        counts["unreadable"] += is_unreadable or any(request.item.error for request in requests)
+        for request in requests:
             known = contents.known(request.key) if contents else None
             counts["requests"] += 1
             counts["done"] += known is not None and known.status == "ok"

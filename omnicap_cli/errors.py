@@ -57,11 +57,11 @@ class OptionError(UsageError):
         super().__init__(f"{option}: {value!r} {problem}", hint=hint)
         self.option = option
         self.value = value
-        self._problem = problem
+        self.problem = problem
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For another process: exceptions are made again from their message alone."""
-        return _option_error, (self.option, self.value, self._problem, self.hint)
+        return _option_error, (self.option, self.value, self.problem, self.hint)
 
 
 def _option_error(option: str, value: object, problem: str, hint: str | None) -> OptionError:

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 
 import pyarrow.parquet
 import pytest
+from PIL import Image
 from support.fake_omnicap import COMPACTION_DEATHS
 from support.journal_records import line_of, make_record, write_journal
 
@@ -28,6 +30,20 @@ DYING = (
     "from omnicap_cli.exports import base\n"
     "number = int(sys.argv.pop(1)); fake_omnicap.die = lambda: os.kill(os.getpid(), number)\n"
     "base.replacing = fake_omnicap.dying(sys.argv.pop(1))\n"
+    "app.main()"
+)
+DYING_AMONG_FILES = (
+    "import os, pathlib, signal, sys\n"
+    "from omnicap_cli import app\n"
+    "moment, write, replace, numbers = sys.argv.pop(1), pathlib.Path.write_bytes, os.replace, []\n"
+    "def die(): os.kill(os.getpid(), signal.SIGKILL)\n"
+    "def is_third(): numbers.append(None); return len(numbers) == 3\n"
+    "def writing(path, content):\n"
+    "    if is_third(): write(path, content[: len(content) // 2]); die()\n"
+    "    return write(path, content)\n"
+    "def naming(*paths): die() if is_third() else replace(*paths)\n"
+    "if moment == 'writes': pathlib.Path.write_bytes = writing\n"
+    "else: os.replace = naming\n"
     "app.main()"
 )
 FILES = ["out.jsonl", "out.csv", "out.tsv", "out.parquet", "out.json"]
@@ -47,6 +63,10 @@ class Convert:
     ) -> subprocess.CompletedProcess[bytes]:
         """The same, but it sends itself a signal at a moment of COMPACTION_DEATHS while it writes its output."""
         return self.run([sys.executable, "-c", DYING, str(SUPPORT), str(int(number)), moment, "convert", *words])
+
+    def dying_among_files(self, moment: str, *words: str) -> subprocess.CompletedProcess[bytes]:
+        """The same, but it is killed at the third of many files: half of it "writes", or whole but not yet "named"."""
+        return self.run([sys.executable, "-c", DYING_AMONG_FILES, moment, "convert", *words])
 
     def run(self, command: list[str], **more: Any) -> subprocess.CompletedProcess[bytes]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("OMNICAP_")}
@@ -83,6 +103,8 @@ def ids_in(path: Path) -> list[str]:
         return pyarrow.parquet.read_table(path)["id"].to_pylist()
     if path.suffix == ".json":
         return [record["id"] for record in json.loads(path.read_bytes())]
+    if path.suffix == ".html":
+        return re.findall(r'"id":"([^"]+)"', path.read_text())
     if path.suffix == ".jsonl":
         return [json.loads(line)["id"] for line in path.read_bytes().splitlines()]
     with path.open(newline="", encoding="utf-8") as file:
@@ -254,6 +276,15 @@ def test_an_empty_journal(convert):
     assert [ids_in(convert.folder / name) for name in FILES] == [[]] * len(FILES)
 
 
+def test_the_column_of_pictures_can_be_named(convert):
+    rows = [{"mask": b"not a picture", "pic": b"not one either"}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), convert.folder / "two.parquet")
+    write_journal(convert.folder / "run.jsonl", [make_record("two.parquet#row=1")])
+    assert_ends(convert("run.jsonl", "-o", "out.tar"), 3, "--image-key", "two.parquet", "mask, pic")
+    said = "holds no pictures in the column 'depth' any more; columns that hold some: mask, pic"
+    assert_ends(convert("run.jsonl", "-o", "out.tar", "--overwrite", "--image-key", "depth"), 3, said)
+
+
 def test_files_that_are_in_the_way(convert):
     convert.journal()
     (convert.folder / "captions/in").mkdir(parents=True)
@@ -270,6 +301,15 @@ def test_beside_the_pictures(convert):
     (convert.folder / "in/0001.jpg").touch()
     assert_ends(convert("run.jsonl", "--format", "txt"), 3, "1 text files", "no picture 1")
     assert (convert.folder / "in/0001.txt").read_text() == "Picture 1."
+
+
+@pytest.mark.parametrize("name", ["out.html", "out.tar", "out.json"])
+def test_a_pipe_in_the_place_of_a_picture(convert, name):
+    """It would keep a reader waiting for ever."""
+    os.mkfifo(convert.folder / "a.png")
+    write_journal(convert.folder / "run.jsonl", [make_record("a.png"), make_record("b.png", None)])
+    assert_ends(convert("run.jsonl", "-o", name), 3 if name == "out.tar" else 0)
+    assert (convert.folder / name).stat().st_size > 0
 
 
 def test_sorted_and_limited(convert):
@@ -291,7 +331,10 @@ def test_a_journal_that_is_being_written(convert):
 
 @pytest.mark.parametrize(
     ("name", "moment"),
-    [*(("out.csv", moment) for moment in COMPACTION_DEATHS), *((name, "compaction writes") for name in FILES)],
+    [
+        *(("out.csv", moment) for moment in COMPACTION_DEATHS),
+        *((name, "compaction writes") for name in [*FILES, "out.html"]),
+    ],
 )
 def test_killed_in_the_middle(convert, name, moment):
     content = convert.journal(600)
@@ -308,6 +351,47 @@ def test_killed_in_the_middle(convert, name, moment):
     assert_ends(convert("run.jsonl", "-o", name, "--overwrite"), 0)
     assert len(ids_in(target)) == 600
     assert convert.names() == sorted(["run.jsonl", name])  # and what the killed one left is gone
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("moment", ["writes", "named"])
+@pytest.mark.parametrize(
+    ("words", "num_files", "num_partials"),
+    [
+        (("--format", "txt", "-o", "out/"), 6, 1),  # and the mark of the folder
+        (("--write-metadata", "xmp", "-o", "out/"), 5, 1),
+        (("--format", "conversations", "-o", "out/train.jsonl"), 6, 2),  # pages of a document, and what names them
+    ],
+    ids=["txt", "xmp", "conversations"],
+)
+def test_killed_among_many_files(convert, words, num_files, num_partials, moment):
+    draw, *others = (Image.new("RGB", (8, 8), (number, 0, 0)) for number in range(5))
+    if "conversations" in words:
+        draw.save(convert.folder / "f.pdf", save_all=True, append_images=others)
+        pages = [make_record(f"f.pdf#page={page}", f"Page {page}.", image="f.pdf", page=page) for page in range(1, 6)]
+        write_journal(convert.folder / "run.jsonl", pages)
+    else:
+        convert.journal()
+        (convert.folder / "in").mkdir()
+        for number in range(5):
+            draw.save(convert.folder / f"in/{number:04}.jpg")
+    target = convert.folder / "out"
+    assert_ends(convert("run.jsonl", *words), 0)
+    whole = contents(target)
+    assert len(whole) == num_files
+    target.rename(convert.folder / "whole")
+    process = convert.dying_among_files(moment, "run.jsonl", *words)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    left = contents(target)
+    partials = [left.pop(name) for name in list(left) if name.endswith(".partial")]
+    assert len(partials) == num_partials
+    assert left.items() <= whole.items()  # no file is there that isn't whole
+    assert len(left) == 2
+    assert_ends(convert("run.jsonl", *words), 0)
+    assert contents(target) == whole  # and what the killed one left is gone
 
 
 def largest_file(num_bytes: int) -> Callable[[], None]:

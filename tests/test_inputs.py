@@ -220,6 +220,20 @@ def test_a_file_that_is_added_moves_no_other(omnicap, make_pictures):
     assert len(omnicap.begun) == 13
 
 
+def test_an_archive_that_one_machine_cant_find_moves_no_other(omnicap):
+    names = ["0.tar", "1.tar", "2.tar", "3.tar"]
+    for name in names:
+        write_tar(omnicap.folder / name, 2)
+    assert omnicap.run(*names, "--shard", "0/2", "-o", "out-{shard}.jsonl").returncode == 0
+    (omnicap.folder / "1.tar").unlink()
+    assert omnicap.run(*names, "--shard", "1/2", "-o", "out-{shard}.jsonl").returncode == 3
+    parts = [outcome(omnicap, f"out-{index}.jsonl") for index in (0, 1)]
+    assert parts == [
+        {f"{name}#member={number:04}.png": "ok" for name in ("0.tar", "2.tar") for number in (0, 1)},
+        {"1.tar": "NotFoundError", "3.tar#member=0000.png": "ok", "3.tar#member=0001.png": "ok"},
+    ]
+
+
 def test_what_is_no_shard_is_wrong_usage(omnicap, make_pictures):
     make_pictures(1)
     run = omnicap.run("in", "--shard", "2/2", "-o", "out.jsonl")
@@ -374,3 +388,15 @@ def test_a_dry_run_counts_every_form(omnicap, make_pictures):
     assert (plan["items"], plan["to_do"], plan["unreadable"]) == (13, 13, 0)
     assert plan["megapixels"] == pytest.approx(13 * 2 / 1e6, abs=0.01)
     assert not [name for name in os.listdir(omnicap.folder) if "jsonl" in name]
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_dry_run_counts_rows_without_the_column_of_the_prompt(omnicap, make_pictures, known):
+    make_pictures(3)
+    rows = ['{"image": "in/0000.png", "title": "cats"}', '{"image": "in/0001.png"}', '{"image": "gone.png"}']
+    (omnicap.folder / "m.jsonl").write_text("\n".join(rows))
+    words = ("m.jsonl", "--prompt", "What of {title}?", *(("-o", "out.jsonl") if known else ()))
+    if known:
+        assert omnicap.run(*words, "--limit", "1").returncode == 0
+    plan = json.loads(omnicap.run(*words, "--dry-run").stdout)
+    assert (plan["items"], plan["unreadable"], plan["requests"], plan["done"]) == (3, 2, 3, int(known))

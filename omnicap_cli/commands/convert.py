@@ -44,6 +44,12 @@ def convert(
     image_root: Annotated[
         str | None, option("--image-root", help="Where relative paths of pictures begin. Default: where the run was.")
     ] = None,
+    image_key: Annotated[
+        str | None,
+        option(
+            "--image-key", help="Column of parquet that was captioned. Default: as the note beside the journal says."
+        ),
+    ] = None,
     _options: OptionsFile = None,
     quiet: Quiet = False,
     verbose: Verbose = 0,
@@ -67,5 +73,6 @@ def convert(
         overwrite=overwrite,
         shard_bytes=shard_bytes,
         image_root=image_root,
+        image_key=image_key,
     )
     raise typer.Exit(run_export(config, console))

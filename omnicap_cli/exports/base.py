@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final, Literal, Protocol
 
-from omnicap_cli.core.atomic import PARTIAL_SUFFIX, replacing
+from omnicap_cli.core.atomic import remove_leftovers, replacing
 from omnicap_cli.core.journal import write_error
 from omnicap_cli.core.records import Transfer
 from omnicap_cli.core.run_meta import RunMeta, find_journal
@@ -27,6 +27,7 @@ from omnicap_cli.media.pictures import PictureFile, Pictures
 STDOUT: Final = "-"
 REPLACE_HINT: Final = "Choose another name with -o, or pass --overwrite to replace it."
 NO_PICTURE: Final = "no picture"  # a reason to leave a record out: it isn't found any more
+_LOSS_HINT: Final = "; --image-root tells where their paths begin, --image-key which column of parquet holds them"
 _CHUNK_BYTES: Final = 1 << 16
 
 
@@ -94,8 +95,8 @@ class ExportConfig:
     `output` is a path, as it was typed (a slash at its end makes it a folder); "-" is stdout, and so is None, but for
     the form `txt`, which then puts its files beside the pictures. `format` and `output` as `choose_format` takes them.
     `limit` counts records. A target that is there is only replaced with `overwrite`. `image_root` is where relative
-    paths of pictures begin; `transfer` is how pictures elsewhere
-    are fetched.
+    paths of pictures begin, `image_key` the column of parquet that was captioned, if not as the journal's note has it;
+    `transfer` is how pictures elsewhere are fetched.
     """
 
     journal: Path
@@ -106,6 +107,7 @@ class ExportConfig:
     overwrite: bool = False
     shard_bytes: int = 1_000_000_000
     image_root: str | None = None
+    image_key: str | None = None
     transfer: Transfer = field(default_factory=Transfer)
 
     def __post_init__(self) -> None:
@@ -137,6 +139,7 @@ class Outcome:
     """What came of an export: counts of what was written (`unit` says what), and of records left out, by reason.
 
     Of files, `num_same` were there already, and `num_conflicts` with another content, so that they were left alone.
+    `first_loss` says why the first picture that can't be had isn't.
     """
 
     unit: str = "records"
@@ -144,6 +147,7 @@ class Outcome:
     num_same: int = 0
     num_conflicts: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
+    first_loss: str = ""
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -181,7 +185,8 @@ class ExportJob:
         """The picture of a record as a file; None where it can't be had."""
         try:
             return self.pictures.file_of(record)
-        except ItemError:
+        except ItemError as error:
+            self.outcome.first_loss = self.outcome.first_loss or error.message
             return None
 
     def entries(self, *, grouped: bool = False) -> Iterator[Entry]:
@@ -245,7 +250,7 @@ def export(config: ExportConfig, *, show: Callable[[bytes], object]) -> Outcome:
         meta = RunMeta.read(journal)
         pictures = Pictures(
             folders=_folders(config, meta),
-            image_key=meta.settings.get("image_key") if meta else None,
+            image_key=config.image_key or (meta.settings.get("image_key") if meta else None),
             transfer=config.transfer,
         )
         job = ExportJob(config=config, reader=reader, show=show, pictures=pictures)
@@ -256,7 +261,9 @@ def export(config: ExportConfig, *, show: Callable[[bytes], object]) -> Outcome:
             job.outcome.warnings.append(f"{journal} holds no records")
         job.outcome.warnings += _unfinished(journal, meta)
         if lost := job.outcome.left_out[NO_PICTURE]:
-            job.outcome.warnings.append(f"{lost:,} pictures were not found; --image-root tells where their paths begin")
+            job.outcome.warnings.append(f"{lost:,} pictures were not found{_LOSS_HINT}")
+            if job.outcome.first_loss:
+                job.outcome.warnings.append(f"the first of them: {job.outcome.first_loss}")
         return job.outcome
 
 
@@ -318,23 +325,3 @@ def _check_is_no_source(config: ExportConfig, journal: Path) -> None:
             if config.target is not None and os.path.samefile(source, config.target):
                 problem = "is the journal itself, or the note beside it"
                 raise OptionError("--output", config.output, problem, hint="Choose another name with -o.")
-
-
-def remove_leftovers(target: Path) -> None:
-    """What exports to `target` left behind that were killed on this machine."""
-    start = f".{target.name}."
-    for name in os.listdir(target.parent):
-        number = name.removeprefix(start).removesuffix(PARTIAL_SUFFIX)
-        if name == f"{start}{number}{PARTIAL_SUFFIX}" and number.isdecimal() and not _is_alive(int(number)):
-            with contextlib.suppress(OSError):
-                (target.parent / name).unlink()
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True

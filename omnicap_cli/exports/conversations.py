@@ -14,7 +14,7 @@ import orjson
 
 from omnicap_cli.core.prompts import Catalogue
 from omnicap_cli.exports.base import NO_PICTURE, ExportJob
-from omnicap_cli.exports.paths import Name, Place, fitted, put_file, with_digest
+from omnicap_cli.exports.paths import Name, Place, SmallFiles, fitted, with_digest
 from omnicap_cli.exports.reading import Entry, NewestOf, Record, text_of
 
 _ARRAY_SUFFIX: Final = ".json"
@@ -171,6 +171,7 @@ class _Pictures:
         self._folder = f"{target if is_here else target.absolute()}.images" if target else None
         self.why_none = NO_PICTURE if target else "no place for its picture"
         self._picture_of = job.picture_of
+        self._files = SmallFiles(overwrite=True)
         self._latest: tuple[Place | None, str | None] = (None, None)
 
     def path_of(self, record: Record) -> str | None:
@@ -189,7 +190,7 @@ class _Pictures:
         name = Name.mirrored(place)
         last = fitted(with_digest(name.stem, name.picture), picture.suffix)
         path = os.path.join(self._folder, name.folder, last)
-        return path if put_file(path, picture.content, overwrite=True) in ("written", "same") else None
+        return path if self._files.put(path, picture.content) in ("written", "same") else None
 
 
 def without_marks(text: str) -> str:

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from pathlib import Path
 from typing import Final
 
-from omnicap_cli.core.journal import write_error
 from omnicap_cli.core.keyindex import KeyIndex
 from omnicap_cli.errors import ItemError
 from omnicap_cli.exports.base import NO_PICTURE, ExportJob
-from omnicap_cli.exports.paths import Name, Place, UniqueNames, fitted, put_file
+from omnicap_cli.exports.paths import Name, Place, SmallFiles, UniqueNames, fitted
 from omnicap_cli.exports.reading import Record, digest, text_of
 from omnicap_cli.exports.xmp import CaptionNote, embed, sidecar
 from omnicap_cli.media.names import IMAGE_SUFFIXES
@@ -28,7 +26,7 @@ def write_copies(job: ExportJob) -> None:
     job.outcome.unit = "pictures"
     names = UniqueNames()
     job.reader.scan(lambda entry: names.claim(_full_name(entry.record)))
-    written = KeyIndex()
+    written, files = KeyIndex(), SmallFiles(overwrite=job.config.overwrite)
     for records in job.captions_by_picture():
         if records[0].get("page") is not None:
             job.outcome.left_out["pages of documents"] += len(records)
@@ -50,9 +48,9 @@ def write_copies(job: ExportJob) -> None:
         if _is_original(job, records[0], path):
             job.outcome.left_out["the copy would take the place of the picture"] += 1
         elif content is not None:
-            _put(job, path, content)
-        elif _put(job, path, picture.content) and (note := sidecar(notes)) is not None:
-            _put(job, path + SIDECAR_SUFFIX, note, counts=False)
+            _put(job, files, path, content)
+        elif _put(job, files, path, picture.content) and (note := sidecar(notes)) is not None:
+            _put(job, files, path + SIDECAR_SUFFIX, note, counts=False)
     if job.outcome.num_conflicts:
         job.outcome.warnings.append(
             f"{job.outcome.num_conflicts:,} files were there with another content, and were left alone "
@@ -86,12 +84,9 @@ def _is_original(job: ExportJob, record: Record, path: str) -> bool:
     return False
 
 
-def _put(job: ExportJob, path: str, content: bytes, *, counts: bool = True) -> bool:
+def _put(job: ExportJob, files: SmallFiles, path: str, content: bytes, *, counts: bool = True) -> bool:
     """Whether the file is there now."""
-    try:
-        put = put_file(path, content, overwrite=job.config.overwrite)
-    except OSError as error:
-        raise write_error(Path(path), error) from error
+    put = files.put(path, content)
     job.outcome.num_written += counts and put == "written"
     job.outcome.num_same += counts and put == "same"
     job.outcome.num_conflicts += put == "conflict"

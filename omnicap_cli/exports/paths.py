@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 from urllib.parse import unquote
 
-from omnicap_cli.core.atomic import PARTIAL_SUFFIX
+from omnicap_cli.core.atomic import PARTIAL_SUFFIX, remove_leftovers
 from omnicap_cli.core.journal import write_error
 from omnicap_cli.core.keyindex import KeyIndex
 from omnicap_cli.exports.reading import Record, digest, text_of
@@ -28,6 +28,7 @@ _MEMBER: Final = "#member="
 _PART: Final = re.compile(r"#(page|row|line)=([0-9]+)\Z")
 _UNSAFE: Final = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|]')  # what some file system doesn't take, or takes for a path
 _DIGITS: Final = 16  # of a digest in a name
+_PARTIAL_NAME: Final = "omnicap"  # what all files of a folder are called while they are written
 _SEVERAL: Final = -1  # what a name's index holds if more than one picture would like it
 
 
@@ -139,49 +140,54 @@ def with_digest(name: str, what: str) -> str:
     return f"{name}.{digest(what).hex()[:_DIGITS]}"
 
 
-def put_file(path: str, content: bytes, *, overwrite: bool) -> Put:
-    """Write a small file, whole or not at all, unless there is one; with `overwrite` also where its content differs.
+class SmallFiles:
+    """Writes small files, each whole or not at all, where there are none; with `overwrite` over others too.
 
-    Not synced to the disk one by one: with a million files that takes hours, and what a power cut takes another export
-    brings back. Raises JournalWriteError where the disk doesn't take it.
+    They aren't synced to the disk one by one: with a million that takes hours, and what a power cut takes another
+    export brings back.
     """
-    try:
-        return _put(path, content, overwrite=overwrite)
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            return "too long"
-        if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
-            return "conflict"
-        raise write_error(Path(path), error) from error
 
+    def __init__(self, *, overwrite: bool) -> None:
+        self._overwrite = overwrite
+        self._folders: set[str] = set()  # that were written to
 
-def _put(path: str, content: bytes, *, overwrite: bool) -> Put:
-    with contextlib.suppress(FileNotFoundError):
-        state = os.stat(path)
-        if not stat.S_ISREG(state.st_mode):
-            return "conflict"
-        if state.st_size == len(content) and Path(path).read_bytes() == content:
-            return "same"
-        if not overwrite:
-            return "conflict"
-    _write(path, content)
-    return "written"
+    def put(self, path: str, content: bytes) -> Put:
+        """Write one, unless it is there. Raises JournalWriteError where the disk doesn't take it."""
+        try:
+            return self._put(path, content)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                return "too long"
+            if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+                return "conflict"
+            raise write_error(Path(path), error) from error
 
+    def _put(self, path: str, content: bytes) -> Put:
+        with contextlib.suppress(FileNotFoundError):
+            state = os.stat(path)
+            if not stat.S_ISREG(state.st_mode):
+                return "conflict"
+            if state.st_size == len(content) and Path(path).read_bytes() == content:
+                return "same"
+            if not self._overwrite:
+                return "conflict"
+        self._write(path, content)
+        return "written"
 
-def _write(path: str, content: bytes) -> None:
-    folder = os.path.dirname(path)
-    partial = Path(folder) / f".omnicap.{os.getpid()}{PARTIAL_SUFFIX}"
-    try:
+    def _write(self, path: str, content: bytes) -> None:
+        folder = os.path.dirname(path)
+        if folder not in self._folders:
+            os.makedirs(folder or ".", exist_ok=True)
+            remove_leftovers(Path(folder) / _PARTIAL_NAME)
+            self._folders.add(folder)
+        partial = Path(folder) / f".{_PARTIAL_NAME}.{os.getpid()}{PARTIAL_SUFFIX}"
         try:
             partial.write_bytes(content)
-        except FileNotFoundError:  # the first file of its folder
-            os.makedirs(folder, exist_ok=True)
-            partial.write_bytes(content)
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise
+            os.replace(partial, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            raise
 
 
 def _decoded(name: str) -> str:

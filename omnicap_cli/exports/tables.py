@@ -188,7 +188,7 @@ def write_parquet(job: ExportJob) -> None:
         try:
             _write_groups(_row_groups(job, columns, schema), writer)
         except BaseException:
-            with contextlib.suppress(pyarrow.ArrowException):  # half a group; what happened before is what is told
+            with contextlib.suppress(pyarrow.ArrowException, OSError):  # of half a group; what was before is told
                 writer.close()
             writer.is_open = False
             raise
@@ -198,6 +198,7 @@ def write_parquet(job: ExportJob) -> None:
 def _write_groups(groups: Iterable[pyarrow.Table], writer: pyarrow.parquet.ParquetWriter) -> None:
     """One is compressed, which needs no Python, while the next is read."""
     with ThreadPoolExecutor(1, thread_name_prefix="parquet") as thread:
+        thread.submit(int).result()  # one that an interrupt meets while it is started would not be waited for
         writing: Future[None] | None = None
         for group in groups:
             if writing:

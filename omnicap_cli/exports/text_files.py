@@ -16,7 +16,7 @@ import orjson
 
 from omnicap_cli import __version__
 from omnicap_cli.exports.base import NO_PICTURE, ExportJob, Outcome
-from omnicap_cli.exports.paths import Name, Place, UniqueNames, fitted, put_file
+from omnicap_cli.exports.paths import Name, Place, SmallFiles, UniqueNames, fitted
 from omnicap_cli.exports.reading import Entry, NewestOf, Record, text_of
 from omnicap_cli.media.names import is_url, path_of_shown
 
@@ -48,7 +48,7 @@ class _Writer:
     def __init__(self, job: ExportJob) -> None:
         self.conflicts: list[str] = []
         self.models: dict[str, None] = {}
-        self._outcome, self._overwrite = job.outcome, job.config.overwrite
+        self._outcome, self._files = job.outcome, SmallFiles(overwrite=job.config.overwrite)
         self._target = job.config.target
         self._folders = job.folders
         self._names, self._newest = UniqueNames(), NewestOf()
@@ -66,10 +66,10 @@ class _Writer:
         """Write the file of a record, or count why there is none."""
         record = entry.record
         name, caption = self._name_of(record), record.get("caption")
-        if isinstance(name, str):
-            self._outcome.left_out[name] += 1
-        elif record.get("status") != "ok" or not isinstance(caption, str):
+        if record.get("status") != "ok" or not isinstance(caption, str):
             self._outcome.left_out["errors"] += 1
+        elif isinstance(name, str):
+            self._outcome.left_out[name] += 1
         elif not self._newest.has(entry.offset, name.picture, *_asked(record)):
             self._outcome.left_out["older than another of the same picture"] += 1
         else:
@@ -101,7 +101,7 @@ class _Writer:
         return [*([type] if types > 1 else []), style, *([lang] if langs > 1 else [])]
 
     def _put(self, path: str, content: bytes) -> None:
-        put = put_file(path, content, overwrite=self._overwrite)
+        put = self._files.put(path, content)
         self._outcome.num_written += put == "written"
         self._outcome.num_same += put == "same"
         self._outcome.num_conflicts += put == "conflict"

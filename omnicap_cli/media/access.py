@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from typing import BinaryIO
 
 from omnicap_cli.errors import AccessError, DecodeError, ItemError, LinkLoopError, NotFoundError
 
 
 def open_file(path: str) -> BinaryIO:
-    """A local file. Raises an ItemError where it can't be opened."""
+    """A local file. Raises an ItemError where it can't be opened, or is a pipe or device, which may never end.
+
+    What it is is asked before it is opened: that alone would take the reader from whoever writes into a pipe.
+    """
+    try:
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # of a folder the system says best what is wrong
+            raise AccessError("not a regular file")
+        return open(path, "rb")
+    except (OSError, ValueError) as error:
+        raise unreadable(error) from error
+
+
+def open_stream(path: str) -> BinaryIO:
+    """A local file or pipe, to be read once from front to back. Raises an ItemError where it can't be opened."""
     try:
         return open(path, "rb")
     except (OSError, ValueError) as error:

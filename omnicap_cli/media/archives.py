@@ -19,10 +19,12 @@ import orjson
 from omnicap_cli.core.records import Span
 from omnicap_cli.errors import DecodeError, EmptyFileError, ItemError, ManifestError, TooLargeError, UnsupportedError
 from omnicap_cli.media.manifests import plain
+from omnicap_cli.media.names import printable
 
 _BLOCK_BYTES: Final = tarfile.BLOCKSIZE
 _MAX_COLUMN_BYTES: Final = 16 << 20
 _MAX_SAMPLE_BYTES: Final = 32 << 20  # held while more of a sample may come
+_NEIGHBOURS: Final = "what belongs to a picture must be packed next to it, as tar --sort=name does"
 _BROKEN: Final = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, OSError, ValueError)
 
 
@@ -45,13 +47,30 @@ def is_plain_tar(file: BinaryIO) -> bool:
     return not head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0"))
 
 
-def members(file: BinaryIO, *, wanted: Callable[[str], bool], in_place: bool, max_bytes: int) -> Iterator[Member]:
+def members(
+    file: BinaryIO,
+    *,
+    wanted: Callable[[str], bool],
+    in_place: bool,
+    max_bytes: int,
+    warn: Callable[[str], None] = lambda _problem: None,
+) -> Iterator[Member]:
     """The members that are `wanted` by their names, in order.
 
     `in_place` needs a seekable plain tar and gives spans; else `file` is read once from front to back, whatever its
-    compression, and members bring their content. Raises a DecodeError where the archive breaks off or is none, once
-    all members before that were given.
+    compression, and members bring their content. `warn` is told once if columns stand beside no picture. Raises a
+    DecodeError where the archive breaks off or is none, once all members before that were given.
     """
+    is_told = False
+    for sample in _samples(file, wanted=wanted, in_place=in_place, max_bytes=max_bytes):
+        if sample.column_file and not sample.pictures and not is_told:
+            is_told = True
+            warn(f"{printable(sample.column_file)} stands beside no picture: {_NEIGHBOURS}")
+        yield from sample.finished()
+
+
+def _samples(file: BinaryIO, *, wanted: Callable[[str], bool], in_place: bool, max_bytes: int) -> Iterator[_Sample]:
+    """See `members`."""
     sample = _Sample("")
     try:
         # ENCODING is not the system's, which would make ids differ between machines
@@ -61,17 +80,17 @@ def members(file: BinaryIO, *, wanted: Callable[[str], bool], in_place: bool, ma
                     raise DecodeError(f"the archive is damaged at its member {info.name}; what came before was taken")
                 archive.members = []  # type: ignore[attr-defined]  # it would grow with every member
                 if sample.key != (key := _sample_key(info.name)) or sample.num_bytes > _MAX_SAMPLE_BYTES:
-                    yield from sample.finished()
+                    yield sample
                     sample = _Sample(key)
                 _take(sample, archive, info, wanted(info.name), in_place=in_place, max_bytes=max_bytes)
-            yield from sample.finished()
+            yield sample
             sample = _Sample("")
             _check_end(archive, file, in_place=in_place)
     except ItemError:  # of the stream that it comes from
-        yield from sample.finished()
+        yield sample
         raise
     except _BROKEN as error:
-        yield from sample.finished()
+        yield sample
         if _is_empty(error):
             raise EmptyFileError("the archive is empty") from error
         raise DecodeError(f"the archive is broken, or is no tar ({error}); what came before that was taken") from error
@@ -79,11 +98,12 @@ def members(file: BinaryIO, *, wanted: Callable[[str], bool], in_place: bool, ma
 
 @dataclass(slots=True)
 class _Sample:
-    """Members with one key, which wait for their columns."""
+    """Members with one key, which wait for their columns; `column_file` is the first member that has any."""
 
     key: str
     pictures: list[Member] = field(default_factory=list)
     columns: dict[str, Any] = field(default_factory=dict)
+    column_file: str = ""
     error: ItemError | None = None
 
     @property
@@ -101,7 +121,7 @@ def _take(
 ) -> None:
     """Add one member to its sample; a truncated one is there with what is known of it before that is raised."""
     name = info.name.rsplit("/", 1)[-1]
-    if name.startswith(".") or info.isdir():
+    if info.isdir() or _is_hidden(info.name):
         return
     if is_wanted and (error := _refused(info, max_bytes)):
         sample.pictures.append(Member(name=info.name, error=error))
@@ -112,7 +132,13 @@ def _take(
         content = _content(archive, info)
         sample.pictures[-1] = Member(name=info.name, content=content)
     elif name.lower().endswith((".json", ".txt")) and info.isreg() and info.size <= _MAX_COLUMN_BYTES:
+        sample.column_file = sample.column_file or info.name
         _add_columns(sample, name, _content(archive, info))
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether it, or a folder that it is in, begins with a dot; the steps `.` and `..` hide nothing."""
+    return "/." in f"/{name}" and any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
 
 
 def _refused(info: tarfile.TarInfo, max_bytes: int) -> ItemError | None:

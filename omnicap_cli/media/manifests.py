@@ -18,6 +18,7 @@ import json
 import math
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -32,6 +33,7 @@ _MAX_FIELD_BYTES: Final = 1 << 28  # of one CSV field; Python's default of 128 K
 _MAX_MESSAGE: Final = 200
 _MAX_DEPTH: Final = 100
 _HEAD_BYTES: Final = 1024
+_BUFFER_BYTES: Final = 1 << 18  # of each column of parquet
 _ROWS_PER_BATCH: Final = 1024
 _PICTURES_PER_BATCH: Final = 16  # of parquet with the pictures inside
 
@@ -110,10 +112,37 @@ def _json(file: BufferedFile, _image_key: str) -> Iterator[Row]:
     places = "item" if head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[") else ""
     number = 0
     try:
-        for number, row in enumerate(ijson.items(file, places, use_float=True, multiple_values=True), 1):
+        for number, row in enumerate(_json_values(file, places), 1):
             yield Row(f"row={number}", row if isinstance(row, dict) else ManifestError("not a JSON object"))
     except (ijson.JSONError, UnicodeDecodeError, RecursionError) as error:
         raise _broken(number, error) from error
+
+
+def _json_values(file: BufferedFile, places: str) -> Iterator[Any]:
+    """The values at `places`; from the first integer of more than 64 bits on by a parser that has such, but is slow."""
+    import ijson
+
+    number = 0
+    try:  # ICRAR/ijson#153; without use_float there is no such limit, but more than 4,300 digits end the process
+        for value in ijson.items(file, places, use_float=True, multiple_values=True):
+            yield value
+            number += 1
+    except ijson.JSONError as error:
+        if "integer overflow" not in str(error) or not _rewound(file):
+            raise
+        again = ijson.get_backend("python").items(file, places, use_float=True, multiple_values=True)
+        yield from map(without_surrogates, itertools.islice(again, number, None))
+
+
+def _rewound(file: BufferedFile) -> bool:
+    """Whether it could be: a pipe can't, nor what comes from elsewhere."""
+    try:
+        file.seek(0)
+        if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+            file.seek(0)
+    except io.UnsupportedOperation:
+        return False
+    return True
 
 
 def _separated(delimiter: str) -> Callable[[BufferedFile, str], Iterator[Row]]:
@@ -148,9 +177,6 @@ def _header(reader: Iterator[list[str]]) -> list[str] | None:
         header = next(reader, None)
     except csv.Error as error:
         raise ManifestError(f"its header can't be read: {_quoting_problem(error)}") from error
-    twice = [name for place, name in enumerate(header or ()) if name in (header or ())[:place]]
-    if twice:
-        raise ManifestError(f"its header has the column {twice[0]!r} twice")
     return header
 
 
@@ -189,31 +215,86 @@ def _parquet(file: BufferedFile, image_key: str) -> Iterator[Row]:
 
     number = 0
     try:
-        table = pyarrow.parquet.ParquetFile(file)
-        _check_columns(table.schema_arrow.names, image_key)
+        # else all that was read is held until the end
+        table = pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES)
+        names = table.schema_arrow.names
+        _check_columns(names, image_key)
         kind = table.schema_arrow.field(image_key).type
-        holds_pictures = pyarrow.types.is_nested(kind) or pyarrow.types.is_binary(kind)
-        size = _PICTURES_PER_BATCH if holds_pictures else _ROWS_PER_BATCH
-        for batch in table.iter_batches(batch_size=size):
-            for row in _without_nanoseconds(batch).to_pylist():
+        is_large = holds_pictures(kind) or pyarrow.types.is_nested(kind)  # a list of pictures is of no use, but large
+        for batch in table.iter_batches(batch_size=_PICTURES_PER_BATCH if is_large else _ROWS_PER_BATCH):
+            for values in zip(*map(_values, batch.columns), strict=True):
                 number += 1
-                yield Row(f"row={number}", row)
+                yield Row(f"row={number}", dict(zip(names, values, strict=True)))
     except (pyarrow.ArrowException, ValueError, OverflowError) as error:
         raise _broken(number, error) from error
 
 
-def _without_nanoseconds(batch: Any) -> Any:
-    """Times in nanoseconds as text: Python has no such times."""
+def holds_pictures(kind: Any) -> bool:
+    """Whether a column of this pyarrow type can hold pictures: bytes, or a struct that has them in a field `bytes`."""
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        return holds_pictures(kind.value_type)
+    if types.is_struct(kind):
+        place = kind.get_field_index("bytes")
+        return place >= 0 and holds_pictures(kind.field(place).type)
+    return any(
+        is_it(kind)
+        for is_it in (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary)
+    )
+
+
+def _values(column: Any) -> list[Any]:
+    """What a column holds, as `value_of` has it. Times in nanoseconds become text: Python has no such times."""
     import pyarrow
 
-    for place, field in enumerate(batch.schema):
-        if pyarrow.types.is_temporal(field.type) and getattr(field.type, "unit", None) == "ns":
-            unit = pyarrow.int64() if pyarrow.types.is_duration(field.type) else pyarrow.string()
-            batch = batch.set_column(place, field.name, batch.column(place).cast(unit))
-    return batch
+    kind = column.type
+    try:
+        if pyarrow.types.is_temporal(kind) and getattr(kind, "unit", None) == "ns":
+            column = column.cast(pyarrow.int64() if pyarrow.types.is_duration(kind) else pyarrow.string())
+        return list(column.to_pylist())
+    except (pyarrow.ArrowException, ValueError, OverflowError):
+        return [value_of(scalar) for scalar in column]
+
+
+def value_of(scalar: Any) -> Any:
+    """One value of a column of parquet. What Python can't hold becomes text, wherever in it, or else null.
+
+    Such are times beyond the year 9999 or in nanoseconds or of an unknown time zone, and text that isn't UTF-8.
+    """
+    import pyarrow
+
+    try:
+        return scalar.as_py()
+    except (pyarrow.ArrowException, ValueError, OverflowError):
+        kind = scalar.type
+    if pyarrow.types.is_dictionary(kind):
+        return value_of(scalar.value)
+    if pyarrow.types.is_struct(kind):  # fields that share a name come as pairs
+        fields = [(kind.field(place).name, value_of(scalar[place])) for place in range(kind.num_fields)]
+        return dict(fields) if len(dict(fields)) == len(fields) else fields
+    if pyarrow.types.is_map(kind):
+        return [(value_of(entry[0]), value_of(entry[1])) for entry in scalar.values]
+    return [value_of(each) for each in scalar.values] if pyarrow.types.is_nested(kind) else _as_text(scalar)
+
+
+def _as_text(scalar: Any) -> str | None:
+    import pyarrow
+
+    if isinstance(scalar, pyarrow.BinaryScalar):
+        return bytes(scalar.as_buffer()).decode(errors="backslashreplace")
+    try:
+        if pyarrow.types.is_timestamp(scalar.type) and scalar.type.tz:  # which may be unknown; it is stored in UTC
+            scalar = scalar.cast(pyarrow.timestamp(scalar.type.unit, "UTC"))
+        return str(scalar.cast(pyarrow.string()).as_py())
+    except (pyarrow.ArrowException, ValueError, OverflowError):
+        return None
 
 
 def _check_columns(names: list[str], image_key: str) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ManifestError(f"it has the column {twice[0]!r} twice")
     if image_key in names:
         return
     if len(names) == 1 and image_key in (split := re.split("[;\t|,]", names[0])):

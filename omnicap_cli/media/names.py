@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 IMAGE_SUFFIXES: Final = frozenset(
@@ -22,20 +22,55 @@ TIFF_SUFFIXES: Final = (".tif", ".tiff")
 PDF_SUFFIX: Final = ".pdf"
 ARCHIVE_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 _MEMBER: Final = "#member="
-_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_CACHES: Final = r"(?:(?:simplecache|filecache|blockcache|cached)(?:://)?::)*"  # they keep what the next link has
+_URL: Final = re.compile(_CACHES + r"[A-Za-z][A-Za-z0-9+.-]+://")
+_CHAIN: Final = re.compile(rf"({_CACHES})(.*?)((?:::.*)?)", re.DOTALL)
+_UNCHAINED: Final = re.compile(r"https?://|(?:file|local)://(?:localhost)?/", re.IGNORECASE)
+_ELSEWHERE: Final = re.compile(r"(?!(?i:file|local|git)(?::|\Z))(?:[a-z]+\Z|[A-Za-z][A-Za-z0-9+.-]+://)")
 _WEB_USER: Final = re.compile(r"(\b(?:https?|ftps?)://)[^/\s?#@]*@", re.IGNORECASE)
 _PASSWORD: Final = re.compile(r"(\b(?:sftp|ssh|smb|webdavs?)://[^/\s:?#@]*):[^/\s?#@]*@", re.IGNORECASE)
 _DOT_STEPS: Final = re.compile(r"(?<=/)(?:\./+)+|(?<=/)/+")
 
 
 def is_url(path: str) -> bool:
-    """Whether it is a URL: a scheme of two letters or more, and `://`."""
+    """Whether it is a URL: a scheme of two letters or more, and `://`; perhaps behind caches."""
     return "://" in path and _URL.match(path) is not None
 
 
+class Chain(NamedTuple):
+    """A URL such as `simplecache::zip://a.png::s3://bucket/x.zip`, taken apart; the parts make it up again.
+
+    `link` is the one that names the file; `before` are caches, and `after` is where the link leads through. Most URLs
+    are one link.
+    """
+
+    before: str
+    link: str
+    after: str
+
+
+def chain_of(url: str) -> Chain:
+    """The links of a URL. Addresses of web servers and local files have one: there `::` is part of a name."""
+    if _UNCHAINED.match(url):
+        return Chain("", url, "")
+    match = _CHAIN.fullmatch(url)
+    assert match is not None, "every part may be empty"
+    return Chain(*match.groups())
+
+
+def is_elsewhere(path: str) -> bool:
+    """Whether it is a URL that leads to another machine.
+
+    To fsspec a link of a chain that is a word in small letters is a protocol, any other without one a path of this
+    machine; its `git://` reads repositories of this machine.
+    """
+    chain = chain_of(path)
+    return is_url(path) and all(_ELSEWHERE.match(each) for each in (chain.link, *chain.after.split("::")[1:]))
+
+
 def bare(path: str) -> str:
-    """A URL without query and fragment; a path as it is."""
-    return re.split(r"[?#]", path, maxsplit=1)[0] if is_url(path) else path
+    """The link of a URL that names the file, without query and fragment; a path as it is."""
+    return re.split(r"[?#]", chain_of(path).link, maxsplit=1)[0] if is_url(path) else path
 
 
 def suffix_of(path: str) -> str:

@@ -1,6 +1,7 @@
 """PDF pages to RGB pixels with PDFium. It knows nothing of where files come from.
 
-PDFium is not thread-safe, so every call into it stands under one lock.
+PDFium is not thread-safe, so every call into it stands under one lock. The document read last stays open for the next
+page, which is most often one of its own: in a long one just opened, finding a page takes longer than rendering it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import contextlib
 import io
 import math
 import mmap
+import os
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Final
 
@@ -23,8 +26,12 @@ from omnicap_cli.media.access import open_file, unreadable
 from omnicap_cli.media.images import Size, check_size, to_rgb
 
 _POINTS_PER_INCH: Final = 72
+_MAX_USES: Final = 64  # of a document that stays open: until it is closed, PDFium holds all that it has read of it,
+_MAX_BYTES_HELD: Final = 32 << 20  # which shall be no more than this, if its pages are of about one size in bytes
 _lock = threading.Lock()
-atexit.register(_lock.acquire)  # before PDFium is taken down: wait for the call that another thread is in
+# Python's own end of all finalizers, pypdfium2's of documents among them, is registered by the first one that there is;
+# that has to be before `_end`, so that it comes after
+weakref.finalize(_lock, int)
 
 
 def num_pages(source: str | BinaryIO) -> int:
@@ -42,8 +49,8 @@ def num_pages(source: str | BinaryIO) -> int:
 
 def page_size(source: str | BinaryIO, page: int, *, dpi: int) -> Size:
     """The size in pixels of page `page` (from 1) at `dpi`."""
-    with _opened(source) as document:
-        return _pixel_size(_page(document, page), dpi)
+    with _opened(source) as document, _page(document, page) as sheet:
+        return _pixel_size(sheet, dpi)
 
 
 def decode_page(source: str | BinaryIO, page: int, *, dpi: int, max_decode_pixels: int) -> Image.Image:
@@ -53,13 +60,13 @@ def decode_page(source: str | BinaryIO, page: int, *, dpi: int, max_decode_pixel
     """
     with _opened(source) as document:
         document.init_forms()  # else what is filled into a form is not drawn
-        sheet = _page(document, page)
-        check_size(*_pixel_size(sheet, dpi), max_decode_pixels=max_decode_pixels)
-        try:
-            # a picture in the page's own colours is smaller, but only RGB is the same for every page
-            return to_rgb(sheet.render(scale=_scale(dpi), rev_byteorder=True).to_pil())
-        except (pypdfium2.PdfiumError, ValueError) as error:
-            raise DecodeError(f"page {page} can't be rendered: {error}") from error
+        with _page(document, page) as sheet:
+            check_size(*_pixel_size(sheet, dpi), max_decode_pixels=max_decode_pixels)
+            try:
+                # a picture in the page's own colours is smaller, but only RGB is the same for every page
+                return to_rgb(sheet.render(scale=_scale(dpi), rev_byteorder=True).to_pil())
+            except (pypdfium2.PdfiumError, ValueError) as error:
+                raise DecodeError(f"page {page} can't be rendered: {error}") from error
 
 
 @contextlib.contextmanager
@@ -69,10 +76,71 @@ def _opened(source: str | BinaryIO) -> Iterator[pypdfium2.PdfDocument]:
             yield document
         return
     try:
-        with _lock, contextlib.closing(_document(source)) as document:
+        with _lock, _kept.opened(source) if _is_on_disk(source) else _closing(source) as document:
             yield document
     except OSError as error:
         raise unreadable(error) from error
+
+
+def _is_on_disk(file: BinaryIO) -> bool:
+    return not isinstance(file, io.BytesIO)
+
+
+def _closing(file: BinaryIO) -> contextlib.closing[Any]:
+    return contextlib.closing(_document(file))
+
+
+class _Kept:
+    """The document that was asked for last, until another is, or something fails. To be used under the lock."""
+
+    def __init__(self) -> None:
+        self._document: Any = None
+        self._state: tuple[int, ...] | None = None
+        self._num_left = 0
+        self._open = contextlib.ExitStack()
+
+    @contextlib.contextmanager
+    def opened(self, file: BinaryIO) -> Iterator[Any]:
+        """The document in `file`, which may be closed afterwards."""
+        state = _state(file)
+        if state != self._state or not self._num_left:
+            self.close()
+            self._open_another(file, state)
+        self._num_left -= 1
+        try:
+            yield self._document
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_another(self, file: BinaryIO, state: tuple[int, ...]) -> None:
+        with contextlib.ExitStack() as opening:
+            # while a descriptor is open, no other file gets the inode that is in the state
+            own = opening.enter_context(os.fdopen(os.dup(file.fileno()), "rb"))
+            self._document = opening.enter_context(_closing(own))
+            page_bytes = os.fstat(own.fileno()).st_size / len(self._document)
+            self._num_left = max(1, min(_MAX_USES, int(_MAX_BYTES_HELD / page_bytes)))
+            self._state, self._open = state, opening.pop_all()
+
+    def close(self) -> None:
+        self._document = self._state = None
+        self._open.close()
+
+
+_kept = _Kept()
+
+
+@atexit.register
+def _end() -> None:
+    """Before PDFium is taken down: wait for the call that another thread is in, and let none begin another."""
+    _lock.acquire()
+    _kept.close()
+
+
+def _state(file: BinaryIO) -> tuple[int, ...]:
+    """What another file, or the same one after a change, has otherwise."""
+    found = os.fstat(file.fileno())
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _document(file: BinaryIO) -> Any:
@@ -105,15 +173,15 @@ def _content(file: BinaryIO) -> Iterator[bytes | mmap.mmap]:
 
 def _opens(document: Any, page: int) -> bool:
     try:
-        _page(document, page).close()
+        with _page(document, page):
+            return True
     except DecodeError:
         return False
-    return True
 
 
-def _page(document: Any, page: int) -> Any:
+def _page(document: Any, page: int) -> contextlib.closing[Any]:
     try:
-        return document[page - 1]
+        return contextlib.closing(document[page - 1])
     except (pypdfium2.PdfiumError, IndexError) as error:
         raise DecodeError(f"page {page} of the PDF can't be opened: {error}") from error
 

@@ -24,6 +24,7 @@ from omnicap_cli.media.names import (
     is_media_name,
     is_url,
     path_of_shown,
+    printable,
     split_member,
     suffix_of,
 )
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _MAX_PASSED_BYTES: Final = 1 << 26  # of members that a stream went past, for records that come a little later
 _NUM_ARCHIVES: Final = 4  # that are kept open to be read on
 _ROW_MARK: Final = "#row="
+_DEFAULT_COLUMN: Final = "image"  # as long as a run is told no other
 
 
 class PictureFile(NamedTuple):
@@ -49,7 +51,7 @@ class Pictures:
 
     Relative paths count from `folders`, the first in which there is such a file. Records should come in about the
     order of the run: an archive that is compressed or behind a URL is read from front to back. `image_key` is the
-    column of parquet that holds pictures, where there are several.
+    column of parquet that was captioned; where it isn't known it is `image`, or the only one that holds pictures.
     """
 
     def __init__(
@@ -206,8 +208,7 @@ class _Rows:
         self.name = name
         with self._own_errors():
             self._table = pyarrow.parquet.ParquetFile(file)
-        columns = [each.name for each in self._table.schema_arrow if _holds_pictures(each.type)]
-        self._column = next((each for each in (image_key, "image", *columns) if each in columns), None)
+        self._column, self._why_none = _column_of_pictures(self._table.schema_arrow, image_key)
         self._group: tuple[int, Any] = (-1, None)
 
     def find(self, number: int) -> MediaRef:
@@ -225,29 +226,47 @@ class _Rows:
             raise DecodeError(f"{self.name} can't be read: {' '.join(str(error).split())}") from error
 
     def _found(self, number: int) -> MediaRef:
+        if self._column is None:
+            raise NotFoundError(f"{self.name} {self._why_none}")
         group, place = 0, number - 1
         metadata = self._table.metadata
         while group < metadata.num_row_groups and place >= (num_rows := metadata.row_group(group).num_rows):
             group, place = group + 1, place - num_rows
-        if self._column is None or place < 0 or group == metadata.num_row_groups:
+        if place < 0 or group == metadata.num_row_groups:
             raise NotFoundError(f"there is no picture in row {number} of {self.name} any more")
         if self._group[0] != group:
-            self._group = (group, self._table.read_row_group(group, columns=[self._column])[0])
-        value = self._group[1][place].as_py()
+            self._group = (group, self._table.read_row_group(group, columns=[self._column])[self._column])
+        value = manifests.value_of(self._group[1][place])
         content = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(content, bytes):
             raise NotFoundError(f"there is no picture in row {number} of {self.name} any more")
         return MediaRef(path=self.name, content=content)
 
 
-def _holds_pictures(kind: Any) -> bool:
+class _Column(NamedTuple):
+    name: str | None
+    why_none: str = ""
+
+
+def _column_of_pictures(schema: Any, image_key: str | None) -> _Column:
+    """The one that was captioned: of two that hold pictures the wrong one would be taken for it without a word."""
     import pyarrow
 
-    return bool(
-        pyarrow.types.is_binary(kind)
-        or pyarrow.types.is_large_binary(kind)
-        or (pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
-    )
+    names = schema.names
+    held = {
+        each.name: each.type for each in schema if manifests.holds_pictures(each.type) and names.count(each.name) == 1
+    }
+    there = ", ".join(map(printable, held)) or "none"
+    if image_key is not None:
+        why_none = f"holds no pictures in the column {image_key!r} any more; columns that hold some: {there}"
+        return _Column(image_key) if image_key in held else _Column(None, why_none)
+    if _DEFAULT_COLUMN in held:
+        return _Column(_DEFAULT_COLUMN)
+    # what is all of one size is a digest or a UUID, unless somebody calls it pictures
+    likely = [name for name, kind in held.items() if not pyarrow.types.is_fixed_size_binary(kind)]
+    if len(likely) == 1:
+        return _Column(likely[0])
+    return _Column(None, f"doesn't tell which of its columns is meant; columns that hold pictures: {there}")
 
 
 def _media(media: MediaRef, name: str) -> MediaRef:

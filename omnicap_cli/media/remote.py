@@ -19,6 +19,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 from omnicap_cli.core.records import Transfer
 from omnicap_cli.errors import AccessError, DownloadError, OmnicapError, UnsupportedError
 from omnicap_cli.media.failures import TRY_AGAIN, failure, too_large
+from omnicap_cli.media.names import chain_of
 from omnicap_cli.media.names import is_url as is_url
 
 if TYPE_CHECKING:
@@ -222,28 +223,20 @@ def _refuse_http(url: str) -> None:
 
 def _child(url: str, name: str) -> str:
     """The URL of `name` in the folder `url`, spelled as that is."""
-    first, rest = _links(url)
-    protocol, _, path = first.partition("://")
+    before, link, after = chain_of(url)
+    protocol, _, path = link.partition("://")
     folder = path.rstrip("/")
     spelled = _quoted(name) if as_local_path(url) is not None else name
-    return f"{protocol}://{folder}{'/' if path else ''}{spelled}{rest}"
+    return f"{before}{protocol}://{folder}{'/' if path else ''}{spelled}{after}"
 
 
 def _match(url: str, pattern: str, name: str) -> str:
     """The URL of what a pattern matched; `pattern` and `name` are paths in the file system of `url`."""
     if as_local_path(url) is not None:
         return f"file://{_quoted(name)}"
-    first, rest = _links(url)
-    whole = first.removesuffix(pattern) if pattern and first.endswith(pattern) else first[: first.index("://") + 3]
-    return f"{whole}{name}{rest}"
-
-
-def _links(url: str) -> tuple[str, str]:
-    """The first link of a chain such as `zip://a.png::s3://bucket/x.zip`, and the rest of it."""
-    if as_local_path(url) is not None:  # where `::` is part of a name
-        return url, ""
-    first, chain, rest = url.partition("::")
-    return first, chain + rest
+    before, link, after = chain_of(url)
+    whole = link.removesuffix(pattern) if pattern and link.endswith(pattern) else link[: link.index("://") + 3]
+    return f"{before}{whole}{name}{after}"
 
 
 def _quoted(path: str) -> str:

@@ -32,6 +32,7 @@ from omnicap_cli.media.names import (
     is_url,
     member_name,
     plain_path,
+    printable,
     shown_path,
     suffix_of,
 )
@@ -58,7 +59,7 @@ class Sources:
     on `stdin`, split at NUL with `null`. A manifest's column `image_key` names its pictures, which count from
     `image_root`, by default from the manifest's folder. `fingerprint` "none" is for counting: nothing is asked or read
     that a count can do without, and UncountableError is raised where too much would have to be. `warn` is told of
-    inputs that hold nothing.
+    inputs that hold nothing, and of archives whose columns belong to nothing.
     """
 
     inputs: tuple[str, ...]
@@ -178,11 +179,16 @@ class Sources:
 
     def _member_items(self, unit: Unit, file: BinaryIO, archive_print: str | None) -> Iterator[Item]:
         """The items of every member; with `archive_print` they are found again by their place in the file."""
+        archive = shown_path(unit.path)
         found = archives.members(
-            file, wanted=is_media_name, in_place=archive_print is not None, max_bytes=self.transfer.max_bytes
+            file,
+            wanted=is_media_name,
+            in_place=archive_print is not None,
+            max_bytes=self.transfer.max_bytes,
+            warn=lambda problem: self.warn(f"{printable(archive)}: {problem}"),
         )
         for member in found:
-            shown = member_name(shown_path(unit.path), member.name)
+            shown = member_name(archive, member.name)
             part = replace(unit, shown=shown, meta={**unit.meta, **member.meta})
             media = MediaRef(path=unit.path, span=member.span, content=member.content)
             if member.error:
@@ -201,10 +207,10 @@ class Sources:
 
 
 def _part(units: Iterable[Unit], shard: Shard) -> Iterator[Unit]:
-    """Those of a shard. Archives, of which there may be few, are dealt in turns; all else by name."""
+    """Those of a shard. Archives, of which there may be few, are dealt in turns, found or not; all else by name."""
     num_archives = 0
     for unit in units:
-        if unit.error is None and is_archive(unit.path):
+        if is_archive(unit.path):
             is_mine = shard.takes_number(num_archives)
             num_archives += 1
         else:

@@ -10,7 +10,6 @@ import contextlib
 import glob
 import hashlib
 import os
-import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,13 +19,25 @@ from urllib.parse import urljoin
 from omnicap_cli.core.records import Transfer
 from omnicap_cli.errors import ItemError, LinkLoopError, ManifestError, OmnicapError
 from omnicap_cli.media import manifests, remote
-from omnicap_cli.media.access import open_file, unreadable
-from omnicap_cli.media.names import bare, is_archive, is_media_name, is_url, printable, shown_path
+from omnicap_cli.media.access import open_file, open_stream, unreadable
+from omnicap_cli.media.names import (
+    ARCHIVE_SUFFIXES,
+    Chain,
+    bare,
+    chain_of,
+    is_archive,
+    is_elsewhere,
+    is_media_name,
+    is_url,
+    printable,
+    shown_path,
+)
 
 _BLOCK_BYTES: Final = 1 << 20
 _EXCERPT_BYTES: Final = 200
 _EXCERPT_CHARACTERS: Final = 80
 _MAX_LINE_BYTES: Final = 1 << 26
+_CONTAINERS: Final = (*ARCHIVE_SUFFIXES, *(f"{each}{end}" for each in manifests.FORMATS for end in ("", ".gz")))
 _NO_COLUMNS: Final[Mapping[str, Any]] = {}
 
 
@@ -112,10 +123,11 @@ class Walk:
 
     @contextlib.contextmanager
     def _opened_manifest(self, path: str) -> Iterator[Any]:
+        is_parquet = manifests.manifest_format(bare(path)) == ".parquet"
         if not is_url(path):
-            with open_file(path) as file:
+            with open_file(path) if is_parquet else open_stream(path) as file:
                 yield file
-        elif manifests.manifest_format(bare(path)) != ".parquet":
+        elif not is_parquet:
             with remote.open_stream(path, self.transfer) as file:
                 yield file
         else:  # which is read from its end
@@ -146,7 +158,7 @@ class Walk:
         elif not path or path.startswith("data:"):
             problem = f"{self.image_key!r} names no picture: {str(picture)[:_EXCERPT_CHARACTERS]!r}"
             yield Unit(path=place, own_id=own_id, meta=meta, error=ManifestError(problem))
-        elif self.image_root is None and _is_elsewhere(folder) and not _is_elsewhere(_joined(folder, path)):
+        elif self.image_root is None and is_elsewhere(folder) and not is_elsewhere(_joined(folder, path)):
             refusal = ManifestError("a manifest from elsewhere can't name files of this machine, but with --image-root")
             yield Unit(path=place, own_id=own_id, meta=meta, error=refusal)
         else:
@@ -191,7 +203,7 @@ class Walk:
             found = True
             yield unit
         if not found:
-            self.warn(f"no pictures or PDFs in {printable(shown_path(folder))}")
+            self.warn(f"no pictures or PDFs in {printable(shown_path(folder))}{_containers_hint(folder)}")
 
     def _tree(self, folder: str, ancestors: tuple[tuple[int, int], ...], meta: Mapping[str, Any]) -> Iterator[Unit]:
         """Files of a tree in the order of their names, links followed, hidden names left out."""
@@ -235,11 +247,15 @@ def _remote_glob(pattern: str) -> Iterator[str]:
 
 
 def _last_name(url: str) -> str:
-    return bare(url.rstrip("/")).rsplit("/", 1)[-1]
+    return bare(url).rstrip("/").rsplit("/", 1)[-1]
 
 
 def _folder_of(path: str) -> str:
-    return bare(path).rsplit("/", 1)[0] + "/" if is_url(path) else os.path.dirname(path)
+    """Where a row's relative path counts from; a URL ends in a slash there, and keeps what its chain leads through."""
+    if not is_url(path):
+        return os.path.dirname(path)
+    before, _, after = chain_of(path)
+    return f"{before}{bare(path).rsplit('/', 1)[0]}/{after}"
 
 
 def _path_and_content(picture: Any) -> tuple[str | None, bytes | None]:
@@ -252,20 +268,18 @@ def _path_and_content(picture: Any) -> tuple[str | None, bytes | None]:
 
 
 def _joined(folder: str, path: str) -> str:
-    """A row's path as seen from the URL of its manifest's folder, which ends in a slash."""
-    if _is_http(folder):
-        return urljoin(folder, path)
-    return path if is_url(path) or path.startswith("/") else folder + path
-
-
-def _is_elsewhere(path: str) -> bool:
-    """Whether it is a URL that leads to another machine, also at the end of a chain."""
-    return is_url(path) and not re.search(r"(?:^|::)(?:file|local)://", path, re.IGNORECASE)
+    """A row's path as seen from the URL of its manifest's folder."""
+    before, link, after = chain_of(folder)
+    if is_url(path):
+        return path
+    if _is_http(link):
+        return before + urljoin(link, path) + after
+    return path if path.startswith("/") else before + link + path + after
 
 
 def _is_http(given: str) -> bool:
     """Whether it is a URL without folders or patterns: in one of these a ? begins the query."""
-    return given.lower().startswith(("http://", "https://"))
+    return chain_of(given).link.lower().startswith(("http://", "https://"))
 
 
 def _is_remote_folder(url: str, transfer: Transfer) -> bool:
@@ -346,6 +360,27 @@ def _list_folder(folder: str) -> tuple[list[str], set[str]]:
             names.append(entry.name)
     names.sort()
     return names, folders
+
+
+def _containers_hint(folder: str) -> str:
+    """How to name the manifests and archives of a folder, which are only looked into if they are named."""
+    try:
+        names = (each for each in _file_names(folder) if not each.startswith("."))
+        name = min(each for each in names if each.lower().endswith(_CONTAINERS))
+    except (ItemError, OSError, ValueError):  # there are none, or nobody says
+        return ""
+    suffix = name[-len(next(each for each in _CONTAINERS if name.lower().endswith(each))) :]
+    before, link, after = chain_of(folder) if is_url(folder) else Chain("", folder, "")
+    pattern = f"{before}{glob.escape(link)}{'' if link.endswith('/') else '/'}*{suffix}{after}"
+    return f"; it holds {suffix} files: name them, as '{printable(shown_path(pattern))}'"
+
+
+def _file_names(folder: str) -> Iterator[str]:
+    if is_url(folder):
+        yield from (_last_name(url) for url, is_folder in remote.list_folder(folder) if not is_folder)
+    else:
+        with os.scandir(folder) as entries:
+            yield from (entry.name for entry in entries if entry.is_file())
 
 
 def _leads_to_folder(entry: os.DirEntry[str]) -> bool:

@@ -224,7 +224,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.dictionaries(TEXTS, VALUES, max_size=4), max_size=3), TEXTS)
 def test_any_text_comes_back_as_it_was(records, title):
     for each in records:
@@ -853,7 +853,8 @@ def test_no_text_of_a_journal_does_anything(open_page):
         search(page, "")
         page.get_by_label("Filter by type").select_option(text)
         page.get_by_label("Filter by type").select_option("any type")
-        page.evaluate("text => (location.hash = encodeURIComponent(text))", text)
+        # by way of none: the address may have followed the search to this very caption, and to go there is no change
+        page.evaluate("text => ((location.hash = ''), (location.hash = encodeURIComponent(text)))", text)
         until(page, "text => document.activeElement.caption?.record.id === text", text)
     links = page.evaluate("[...document.links].map(link => link.getAttribute('href'))")
     assert links
@@ -1002,6 +1003,7 @@ def test_on_a_phone(open_page):
 
 def test_for_those_who_hear_it(open_page):
     page = open_page(SAMPLE)
+    until(page, "document.querySelectorAll('[role=feed] [aria-posinset]').length == 6")
     feed = page.get_by_role("feed", name="Pictures with their captions")
     articles = feed.get_by_role("article").all()
     assert [node.get_attribute("aria-posinset") for node in articles] == list("123456")
@@ -1012,7 +1014,6 @@ def test_for_those_who_hear_it(open_page):
     page.keyboard.press("j")
     page.keyboard.press("Escape")
     page.keyboard.press("j")
-    outline = page.evaluate("getComputedStyle(document.activeElement).outline")
-    assert "solid" in outline
+    until(page, "getComputedStyle(document.activeElement).outline.includes('solid')")
     controls = "[...document.querySelectorAll('button, a, select, input')]"
     assert "" not in page.evaluate(f"{controls}.map(node => (node.ariaLabel || node.textContent).trim())")

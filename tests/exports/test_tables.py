@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -320,14 +321,15 @@ def test_csv_to_stdout(journal):
     assert written.getvalue() == target.read_bytes()
 
 
-def test_an_interrupt_within_a_row_group_stays_an_interrupt(journal, monkeypatch):
+@pytest.mark.parametrize("kind", [pyarrow.ArrowInvalid, OSError])
+def test_an_interrupt_within_a_row_group_stays_an_interrupt(journal, monkeypatch, kind):
     """A parquet file can't be closed with some columns of a row group missing, and pyarrow says so."""
 
     def interrupted(groups, writer):
         raise KeyboardInterrupt
 
     def incomplete(writer):
-        raise pyarrow.ArrowInvalid("Only 18 out of 25 columns are initialized")
+        raise kind("Only 18 out of 25 columns are initialized")
 
     write_journal(journal, [make_record("a.jpg", "A cat.")])
     monkeypatch.setattr(tables, "_write_groups", interrupted)
@@ -335,3 +337,22 @@ def test_an_interrupt_within_a_row_group_stays_an_interrupt(journal, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         convert(journal, "out.parquet")
     assert not (journal.parent / "out.parquet").exists()
+
+
+def test_no_group_is_written_past_an_interrupt_that_comes_while_the_thread_is_started(journal, monkeypatch):
+    """It is raised in the start of a thread that runs already, and pyarrow dies if a file is closed that is written."""
+    write_journal(journal, [make_record(f"{number}.jpg") for number in range(3)])
+    begun, written, start = [], [], threading.Thread.start
+
+    def interrupted(thread):
+        start(thread)
+        begun.append(thread)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    monkeypatch.setattr(pyarrow.parquet.ParquetWriter, "write_table", lambda *_args, **_more: written.append(True))
+    with pytest.raises(KeyboardInterrupt):
+        convert(journal, "out.parquet")
+    begun[0].join(60)
+    assert written == []
+    assert not journal.with_name("out.parquet").exists()

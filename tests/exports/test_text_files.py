@@ -405,6 +405,14 @@ def test_beside_the_pictures(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "other", "run.jsonl", "t.tar"]
 
 
+def test_a_failed_record_is_an_error_whether_its_picture_is_there_or_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, "a.jpg")
+    gone = [make_record(name, None) for name in ("gone.jpg", "t.tar#member=a.jpg")]
+    outcome = beside(tmp_path, [*captioned("lost.jpg"), *gone, make_record("a.jpg", None)])
+    assert dict(outcome.left_out) == {"errors": 3, "no picture": 1}
+
+
 def test_two_spellings_of_one_picture(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     touch(tmp_path, "a.jpg")

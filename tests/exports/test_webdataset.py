@@ -12,9 +12,13 @@ import sys
 import tarfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from support.journal_records import HOSTILE_CAPTIONS
 
+from omnicap_cli.core.run_meta import RunMeta
 from omnicap_cli.errors import JournalWriteError, OptionError
 from omnicap_cli.exports.base import ExportConfig, export
 from omnicap_cli.media.sources import Sources
@@ -119,9 +123,6 @@ def test_errors_and_lost_pictures_are_left_out_and_counted():
 
 
 def test_pages_members_and_rows_become_pictures(here):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     make("two.pdf", pdf((20, 10), (10, 30)))
     red, green = solid_png((250, 0, 0)), solid_png((0, 250, 0))
     for name, mode in (("x.tar", "w"), ("x.tar.gz", "w:gz")):
@@ -156,6 +157,28 @@ def test_pages_members_and_rows_become_pictures(here):
     assert pictures["p.parquet#row=2"] == green
 
 
+def test_of_several_columns_the_one_that_was_captioned_is_written():
+    """As the note says, or the user; where nobody does, nothing is."""
+    mask, picture = solid_png((0, 0, 0)), solid_png((250, 0, 0))
+    pq.write_table(pa.table({"mask": [mask] * 2, "pic": [picture] * 2}), "two.parquet")
+    journal(record("two.parquet#row=1"), record("two.parquet#row=2"), record("gone.png"))
+    outcome = convert("none.tar")
+    assert (outcome.num_written, dict(outcome.left_out), outcome.exit_code) == (0, {"no picture": 3}, 3)
+    said, first = outcome.warnings
+    assert "3 pictures" in said
+    assert "--image-key" in said
+    assert "two.parquet" in first
+    assert "mask, pic" in first
+
+    assert convert("mask.tar", image_key="mask").num_written == 2
+    assert content("mask.tar")["000000000.png"] == mask
+    RunMeta(state="finished", settings={"image_key": "pic"}).write(Path("run.jsonl"))
+    assert convert().num_written == 2
+    assert [content()[f"00000000{number}.png"] for number in range(2)] == [picture, picture]
+    assert convert("other.tar", image_key="mask").num_written == 2
+    assert content("other.tar")["000000001.png"] == mask
+
+
 def test_what_is_written_is_read_again():
     records = [record(make("a.png"), "one", meta={"n": 1}), record(make("b.png"), "two")]
     journal(*records)
@@ -164,6 +187,19 @@ def test_what_is_written_is_read_again():
     assert [item.id for item in items] == ["out.tar#member=000000000.png", "out.tar#member=000000001.png"]
     assert [item.meta["txt"] for item in items] == ["one", "two"]
     assert items[0].meta["meta"] == {"n": 1}
+
+
+def test_captions_that_break_careless_writers_are_read_again():
+    """Markup, control characters, NULs, line ends of all kinds: by tarfile and json, and as an input."""
+    journal(*(record(make(f"{number}.png"), caption) for number, caption in enumerate(HOSTILE_CAPTIONS)))
+    assert convert().num_written == len(HOSTILE_CAPTIONS)
+    found = content()
+    for number, caption in enumerate(HOSTILE_CAPTIONS):
+        assert found[f"{number:09}.txt"] == caption.encode()
+        assert json.loads(found[f"{number:09}.json"])["caption"] == caption
+    # a byte order mark at the start of a file is no part of its text
+    expected = [caption.removeprefix("\ufeff") for caption in HOSTILE_CAPTIONS]
+    assert [item.meta["txt"] for item in Sources(inputs=("out.tar",))] == expected
 
 
 def test_archives_are_cut_by_size():

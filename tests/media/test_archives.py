@@ -7,6 +7,8 @@ import hashlib
 import io
 import json
 import os
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -70,11 +72,30 @@ def test_every_picture_in_an_archive_is_an_item(mode):
     assert outcomes(path) == {f"{path}#member=a.png": RED, f"{path}#member=d/b.PNG": GREEN}
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_nothing_is_unpacked_to_the_disk(here, mode):
-    path = tar([("a.png", solid_png()), ("b.png", solid_png())], "x" + SUFFIXES[mode], mode)
-    assert len(outcomes(path)) == 2
-    assert os.listdir(here) == [path]
+READING = """
+import os, sys
+from omnicap_cli.core.records import Settings
+from omnicap_cli.media.decode import decode
+from omnicap_cli.media.sources import Sources
+def refuse(event, arguments):
+    if event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) or event == "os.mkdir":
+        raise AssertionError((event, *arguments))
+sys.addaudithook(refuse)
+for item in Sources(inputs=tuple(sys.argv[1:])):
+    print(item.id, decode(item, Settings()).image.size)
+"""
+
+
+def test_nothing_is_unpacked_to_the_disk(here):
+    """Not even for a moment: the process dies if it opens any file for writing."""
+    members = [("a.png", solid_png(size=(5, 3))), ("a.json", b"{}"), ("d/b.png", solid_png())]
+    paths = [tar(members, "x" + SUFFIXES[mode], mode) for mode in MODES]
+    words = [sys.executable, "-B", "-c", READING, *paths]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    expected = [line for path in paths for line in (f"{path}#member=a.png (5, 3)", f"{path}#member=d/b.png (4, 3)")]
+    assert done.stdout.splitlines() == expected
+    assert sorted(os.listdir(here)) == sorted(paths)
 
 
 def test_names_are_percent_encoded():
@@ -158,8 +179,33 @@ def test_links_and_devices_in_an_archive_are_not_followed(mode):
 
 
 def test_hidden_members_are_left_out():
-    tar([("._a.png", solid_png()), (".git/b.png", solid_png()), ("a.png", solid_png(RED)), ("d/.b.png", b"")])
-    assert outcomes("x.tar") == {"x.tar#member=.git/b.png": (10, 20, 30), "x.tar#member=a.png": RED}
+    names = ["._a.png", ".git/b.png", "d/.b.png", "d/.e/f/b.png", "./.git/b.png", "../.git/b.png", ".../b.png"]
+    tar([*((name, solid_png()) for name in names), ("a.png", solid_png(RED)), ("a/.json", b"["), (".d/a.json", b"[")])
+    assert outcomes("x.tar") == {"x.tar#member=a.png": RED}
+
+
+def test_steps_in_a_name_hide_nothing():
+    names = ["./a.png", "../b.png", "d/./c.png", "d/../e.png", "f./g.png"]
+    tar([(name, solid_png(RED)) for name in names])
+    assert outcomes("x.tar") == {f"x.tar#member={name}": RED for name in names}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_columns_apart_from_their_picture_are_told_of_once(mode):
+    apart = [("a.png", solid_png()), ("b.png", solid_png()), ("s/a\n.txt", b"x"), ("s/a\n.json", b"{}")]
+    apart += [("b.json", b"{}"), ("c.json", b"[")]
+    path = tar(apart, "x" + SUFFIXES[mode], mode)
+    said = []
+    assert len(items(path, path, warn=said.append)) == 2
+    expected = f"{path}: s/a\\n.txt stands beside no picture: "
+    assert said == [expected + "what belongs to a picture must be packed next to it, as tar --sort=name does"] * 2
+
+
+def test_columns_in_their_places_are_nothing_to_tell_of():
+    tar([("a.txt", b"x"), ("a.png", b""), ("b.png", solid_png()), ("b.json", b"["), (".c.json", b"{}"), ("d.md", b"")])
+    said = []
+    assert len(items("x.tar", warn=said.append)) == 2
+    assert said == []
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
@@ -226,7 +272,7 @@ def test_an_archive_with_damage_in_the_middle_says_so():
 
 
 @pytest.mark.parametrize("name", ["x.tar", "x.tar.gz"])
-@pytest.mark.parametrize("content", [b"nonsense" * 300, solid_png(), gzip.compress(b"no tar" * 500)])
+@pytest.mark.parametrize("content", [b"nonsense" * 300, solid_png(), gzip.compress(b"no tar" * 500, mtime=0)])
 def test_what_is_no_archive_is_one_error(name, content):
     Path(name).write_bytes(content)
     assert outcomes(name) == {name: "DecodeError"}

@@ -22,16 +22,12 @@ def picture(number):
     return Pixels(Image.new("RGB", (1, 1), (number, 0, 0)), 1, 1)
 
 
-def threads():
-    return [thread for thread in threading.enumerate() if thread.name == "work-ahead"]
-
-
 def gone(before, seconds=10.0):
-    """Whether there are no more decoding threads than `before`, within some time."""
+    """Whether all threads end that were not there `before` (those of other tests may still be ending)."""
     end = time.monotonic() + seconds
-    while len(threads()) > before and time.monotonic() < end:
+    while set(threading.enumerate()) - before and time.monotonic() < end:
         time.sleep(0.02)
-    return len(threads()) <= before
+    return not set(threading.enumerate()) - before
 
 
 @pytest.mark.parametrize("look_ahead", [1, 2, 7])
@@ -42,7 +38,7 @@ def test_everything_comes_in_order_with_its_own_pixels(look_ahead):
 
 
 def test_nothing_comes_of_nothing():
-    before = len(threads())
+    before = set(threading.enumerate())
     assert list(decode_ahead([], picture)) == []
     assert gone(before)
 
@@ -160,7 +156,7 @@ def test_an_interrupt_of_the_source_is_raised():
 
 @pytest.mark.parametrize("num_taken", [1, 2, 5])
 def test_an_abandoned_generator_ends_its_thread(num_taken):
-    before, num_decoded = len(threads()), 0
+    before, num_decoded = set(threading.enumerate()), 0
 
     def decoder(number):
         nonlocal num_decoded
@@ -170,14 +166,15 @@ def test_an_abandoned_generator_ends_its_thread(num_taken):
     pairs = decode_ahead(iter(int, 1), decoder)  # zeros without end
     for _ in range(num_taken):
         next(pairs)
-    assert len(threads()) == before + 1
+    new = {thread.name for thread in set(threading.enumerate()) - before}
+    assert new == {"read-ahead", "work-ahead"}
     pairs.close()
     assert gone(before)
     assert num_decoded <= num_taken + 3
 
 
 def test_a_consumer_that_fails_ends_the_thread():
-    before = len(threads())
+    before = set(threading.enumerate())
 
     def consume():
         for _ in decode_ahead(iter(int, 1), picture):
@@ -189,6 +186,6 @@ def test_a_consumer_that_fails_ends_the_thread():
 
 
 def test_the_thread_ends_with_the_source():
-    before = len(threads())
+    before = set(threading.enumerate())
     assert len(list(decode_ahead(range(3), picture))) == 3
     assert gone(before)

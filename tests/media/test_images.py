@@ -610,7 +610,7 @@ bounds = st.none() | st.integers(1, 100_000)
 
 
 @given(width=sides, height=sides, min_pixels=bounds, max_pixels=bounds)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_fit_pixels_stays_in_bounds(width, height, min_pixels, max_pixels):
     if min_pixels and max_pixels and min_pixels > max_pixels:
         min_pixels, max_pixels = max_pixels, min_pixels
@@ -631,7 +631,7 @@ def test_fit_pixels_stays_in_bounds(width, height, min_pixels, max_pixels):
 
 
 @given(width=st.integers(20, 300), height=st.integers(20, 300), factor=st.floats(1.0, 40.0))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_fit_pixels_enlarges_to_the_least_area(width, height, factor):
     least = int(width * height * factor)
     fitted = fit_pixels(Image.new("L", (width, height)), min_pixels=least, max_pixels=None)
@@ -691,7 +691,7 @@ def scratch(tmp_path_factory):
 
 @pytest.mark.parametrize("format", WHOLE)
 @given(cut=st.none() | st.integers(0, 4000), changes=mutations, at_the_start=st.booleans())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_damage_gives_pixels_or_an_item_error(scratch, format, cut, changes, at_the_start):
     data = bytearray(WHOLE[format][: None if cut is None else cut % len(WHOLE[format])])
     for place, value in changes:

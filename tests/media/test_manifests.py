@@ -5,9 +5,11 @@ from __future__ import annotations
 import datetime
 import gzip
 import io
+import itertools
 import json
 import os
 import tarfile
+import tracemalloc
 from decimal import Decimal
 from pathlib import Path
 
@@ -80,9 +82,9 @@ TEXT = [("a.png", {"title": "A", "n": "1"}), ("b.png", {"title": "", "n": "2"})]
         ("m.csv", 'n,"image","title"\n1,"a.png","A"\n2,b.png,\n', TEXT),
         ("m.tsv", "image\ttitle\tn\na.png\tA\t1\nb.png\t\t2\n", TEXT),
         ("m.csv", 'image,title\na.png,"two\nlines, ""quoted"""\n', [("a.png", {"title": 'two\nlines, "quoted"'})]),
-        ("m.jsonl.gz", gzip.compress(JSON_LINES.encode()), SAME),
-        ("m.json.gz", gzip.compress(JSON_LINES.encode()), SAME),
-        ("m.csv.gz", gzip.compress(b"image,title,n\na.png,A,1\nb.png,,2\n"), TEXT),
+        ("m.jsonl.gz", gzip.compress(JSON_LINES.encode(), mtime=0), SAME),
+        ("m.json.gz", gzip.compress(JSON_LINES.encode(), mtime=0), SAME),
+        ("m.csv.gz", gzip.compress(b"image,title,n\na.png,A,1\nb.png,,2\n", mtime=0), TEXT),
     ],
 )
 def test_rows_become_items_with_their_columns(name, content, expected):
@@ -300,6 +302,107 @@ def test_columns_of_every_type_of_parquet_can_be_written_as_json():
     }
 
 
+def moments(*values, unit="us", zone=None):
+    """Times by their count since 1970."""
+    return pa.array(values, pa.timestamp(unit, zone))
+
+
+FAR = 253_402_300_800_000  # milliseconds to the year 10000, which Python doesn't have
+FAR_TEXT = "10000-01-01 00:00:00.000"
+NOON = 43_200_000
+LATIN_1 = pa.array([b"caf\xe9", "café".encode()]).view(pa.string())  # the first
+NOON_TEXT, NOON_ZONED = "1970-01-01T12:00:00", "1970-01-01T12:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        (moments(2**62, NOON * 10**3), ["<value out of range: 4611686018427387904>", NOON_TEXT]),
+        (moments(2**63 - 1, NOON * 10**3), ["<value out of range: 9223372036854775807>", NOON_TEXT]),
+        (moments(FAR, NOON, unit="ms"), [FAR_TEXT, NOON_TEXT]),
+        (moments(FAR // 1000, NOON // 1000, unit="s"), [FAR_TEXT, NOON_TEXT]),  # parquet keeps milliseconds
+        (moments(FAR, NOON, unit="ms", zone="UTC"), [f"{FAR_TEXT}Z", NOON_ZONED]),
+        (pa.array([2_932_897, 0], pa.date32()), ["10000-01-01", "1970-01-01"]),
+        (pa.array([2**31 - 1, 0], pa.date32()), ["<value out of range: 2147483647>", "1970-01-01"]),
+        (moments(NOON, 0, unit="ms", zone="Mars/Olympus"), [f"1970-01-01 {time}:00:00.000Z" for time in (12, "00")]),
+        (moments(NOON * 10**6 + 1, None, unit="ns", zone="Mars/Olympus"), ["1970-01-01 12:00:00.000000001Z", None]),
+        (pa.array([2**62, 1], pa.duration("s")), ["4611686018427387904", "0:00:01"]),
+        (moments(FAR, NOON, unit="ms").dictionary_encode(), [FAR_TEXT, NOON_TEXT]),
+        (pa.array([1, 1_500], pa.duration("ns")), [1, 1_500]),
+        (LATIN_1, ["caf\\xe9", "café"]),
+        (LATIN_1.dictionary_encode(), ["caf\\xe9", "café"]),
+        (
+            pa.StructArray.from_arrays([pa.array([1, 2]), pa.array([3, 4])], ["a", "a"]),
+            [[["a", 1], ["a", 3]], [["a", 2], ["a", 4]]],
+        ),
+    ],
+)
+def test_a_value_that_python_can_not_hold_costs_nothing_else(column, expected):
+    pq.write_table(pa.table({"image": ["a.png", "b.png"], "t": column, "n": [1, 2]}), "m.parquet")
+    assert found("m.parquet") == [("a.png", {"t": expected[0], "n": 1}), ("b.png", {"t": expected[1], "n": 2})]
+
+
+NANOS = pa.timestamp("ns")
+EVENING = 86_399_123_456_789  # nanoseconds
+EVENING_TEXT = "1970-01-01 23:59:59.123456789"
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "expected"),
+    [
+        (pa.list_(NANOS), [EVENING, None, 0], [EVENING_TEXT, None, "1970-01-01T00:00:00"]),
+        (pa.large_list(NANOS), [EVENING], [EVENING_TEXT]),
+        (pa.list_(NANOS, 2), [EVENING, EVENING], [EVENING_TEXT, EVENING_TEXT]),
+        (pa.struct({"at": NANOS, "n": pa.int8()}), {"at": EVENING, "n": 3}, {"at": EVENING_TEXT, "n": 3}),
+        (pa.map_(pa.string(), NANOS), [("k", EVENING)], [["k", EVENING_TEXT]]),
+        (pa.list_(pa.struct({"at": pa.list_(NANOS)})), [{"at": [EVENING]}], [{"at": [EVENING_TEXT]}]),
+        (pa.list_(pa.time64("ns")), [EVENING], [EVENING_TEXT.split()[1]]),
+    ],
+)
+def test_times_in_nanoseconds_within_others_are_text(kind, value, expected):
+    table = pa.table({"image": ["a.png", "b.png"], "t": pa.array([value, None], kind)})
+    pq.write_table(table, "m.parquet")
+    assert found("m.parquet") == [("a.png", {"t": expected}), ("b.png", {"t": None})]
+
+
+def test_no_row_is_lost_to_one_value_far_behind():
+    names = [f"{number}.png" for number in range(3000)]
+    times = moments(*(2**62 if number == 1500 else number * 10**6 for number in range(3000)))
+    pq.write_table(pa.table({"image": ["a.png"] * 3000, "id": names, "t": times}), "m.parquet")
+    rows = found("m.parquet")
+    assert [name for name, _ in rows] == names
+    odd = [(name, columns["t"]) for name, columns in rows if not columns["t"].startswith("1970-01-01T00:")]
+    assert odd == [("1500.png", "<value out of range: 4611686018427387904>")]
+    assert rows[2999][1] == {"t": "1970-01-01T00:49:59"}
+
+
+def test_a_column_that_occurs_twice_is_one_error():
+    for twice in ("image", "t"):
+        names = ["image", "t", twice]
+        pq.write_table(pa.Table.from_arrays([pa.array(["a.png"]), pa.array([""]), pa.array(["x"])], names), "m.parquet")
+        assert f"the column '{twice}' twice" in message("m.parquet")
+
+
+@pytest.mark.parametrize("kind", ["binary", "large", "fixed", "struct", "list"])
+def test_few_pictures_inside_of_parquet_are_held(kind):
+    pictures = pa.array([bytes([number]) * 2**18 for number in range(128)])
+    columns = {
+        "binary": pictures,
+        "large": pictures.cast(pa.large_binary()),
+        "fixed": pictures.cast(pa.binary(2**18)),
+        "struct": pa.StructArray.from_arrays([pictures], ["bytes"]),
+        "list": pa.ListArray.from_arrays(list(range(129)), pictures),
+    }
+    pq.write_table(pa.table({"image": columns[kind]}), "m.parquet")
+    tracemalloc.start()
+    try:
+        with open("m.parquet", "rb") as file:
+            assert sum(1 for _ in manifests.rows(file, "m.parquet", "image")) == 128
+        assert tracemalloc.get_traced_memory()[1] < 40 * 2**18  # as Python's values
+    finally:
+        tracemalloc.stop()
+
+
 # --- what is wrong with manifests
 
 
@@ -353,6 +456,46 @@ def test_json_that_breaks_off_gives_what_was_there_and_an_error():
     assert found("m.json") == [("a.png", {}), ("m.json", "ManifestError")]
     make("m.json", '[{"image": "a.png"}, 3, {"image": "b.png"}]')
     assert found("m.json") == [("a.png", {}), ("m.json#row=2", "ManifestError"), ("b.png", {})]
+
+
+@pytest.mark.parametrize("name", ["m.json", "m.json.gz"])
+@pytest.mark.parametrize("head", ["", "\ufeff"])
+@pytest.mark.parametrize(("begin", "between", "end"), [("[", ",", "]"), ("", "\n", "")])
+def test_integers_of_json_can_be_of_any_size(name, head, begin, between, end):
+    """After more rows than any buffer holds."""
+    before = [f'{{"image": "a.png", "id": {number}, "x": 1.5}}' for number in range(5000)]
+    large = [f'{{"image": "a.png", "id": "{n}", "n": [{n}]}}' for n in (2**63 - 1, 2**63, -(2**63) - 1, 2**70)]
+    after = ['{"image": "a.png", "id": "\\ud800", "x": 0.25}']
+    content = (head + begin + between.join(before + large + after) + end).encode()
+    make(name, gzip.compress(content) if name.endswith(".gz") else content)
+    assert found(name) == [
+        *((str(number), {"x": 1.5}) for number in range(5000)),
+        (str(2**63 - 1), {"n": [2**63 - 1]}),
+        (str(2**63), {"n": [2**63]}),
+        (str(-(2**63) - 1), {"n": [str(-(2**63) - 1)]}),
+        (str(2**70), {"n": [str(2**70)]}),
+        ("\\ud800", {"x": 0.25}),
+    ]
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "1e400", "99999999999999999999x"])
+def test_a_number_of_json_that_nobody_reads_ends_it_at_its_place(number):
+    make("m.json", f'[{{"image": "a.png"}}, {{"image": "b.png", "n": {number}}}]')
+    assert found("m.json") == [("a.png", {}), ("m.json", "ManifestError")]
+    assert "after row 1:" in items("m.json")[1].error.message
+
+
+@pytest.mark.parametrize("name", ["m.json", "m.json.gz"])
+def test_json_from_a_pipe_can_not_begin_again(name):
+    content = b'[{"image": "a.png"}, {"image": "b.png", "n": 99999999999999999999}]'
+    here, there = os.pipe()
+    with open(here, "rb") as source:
+        with open(there, "wb") as target:
+            target.write(gzip.compress(content) if name.endswith(".gz") else content)
+        rows = manifests.rows(source, name, "image")
+        assert next(rows) == ("row=1", {"image": "a.png"})
+        with pytest.raises(ManifestError, match=r"after row 1:.*overflow"):
+            next(rows)
 
 
 def test_a_compressed_manifest_that_breaks_off_gives_what_was_there_and_an_error():
@@ -436,6 +579,69 @@ def test_rows_come_as_they_are_read():
 
     row = next(iter(manifests.rows(io.BufferedReader(OneLine()), "m.jsonl", "image")))
     assert row == ("line=1", {"image": "a.png"})
+
+
+class Endless(io.RawIOBase):
+    """A file of a head and lines without end, which counts the bytes that were read of it."""
+
+    def __init__(self, head, line):
+        self.num_given, self._waiting, self._line = 0, head, line
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        while len(self._waiting) < len(buffer):
+            self._waiting += self._line
+        buffer[:], self._waiting = self._waiting[: len(buffer)], self._waiting[len(buffer) :]
+        self.num_given += len(buffer)
+        assert self.num_given < 1 << 24, "it reads all of it"
+        return len(buffer)
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "line", "columns"),
+    [
+        ("m.jsonl", b"", b'{"image": "a.png", "n": 1}\n', {"image": "a.png", "n": 1}),
+        ("m.json", b"[\n", b'{"image": "a.png", "n": 1},\n', {"image": "a.png", "n": 1}),
+        ("m.json", b"", b'{"image": "a.png", "n": 1}\n', {"image": "a.png", "n": 1}),
+        ("m.csv", b"image,n\n", b"a.png,1\n", {"image": "a.png", "n": "1"}),
+        ("m.tsv", b"image\tn\n", b"a.png\t1\n", {"image": "a.png", "n": "1"}),
+    ],
+)
+def test_no_form_is_read_far_ahead_of_its_rows(name, head, line, columns):
+    source = Endless(head, line)
+    found = manifests.rows(io.BufferedReader(source), name, "image")
+    for num_rows in (1, 9_999, 90_000):
+        assert [row.columns for row in itertools.islice(found, num_rows)] == [columns] * num_rows
+        ahead = source.num_given - len(head) - num_rows * len(line)
+        assert ahead < 200_000 + 10_000 * len(line)  # buffers, and the rows before
+
+
+@pytest.mark.parametrize("group_rows", [1000, 12_000])
+def test_parquet_is_not_read_far_ahead_of_its_rows(group_rows):
+    names = [f"{number:05}.png" for number in range(12_000)]
+    pq.write_table(
+        pa.table({"image": names, "r": [os.urandom(1500) for _ in names]}), "m.parquet", row_group_size=group_rows
+    )
+    row_bytes = os.path.getsize("m.parquet") / len(names)
+
+    class Counted(io.FileIO):
+        num_read = 0
+
+        def readinto(self, buffer):
+            count = super().readinto(buffer)
+            self.num_read += count
+            return count
+
+    source, held = Counted("m.parquet"), pa.total_allocated_bytes()
+    with io.BufferedReader(source) as file:
+        for number, row in enumerate(manifests.rows(file, "m.parquet", "image")):
+            assert row.columns["image"] == names[number]
+            if number % 1000 == 0:  # the rows before, one batch of rows, buffers, and a dictionary of each column
+                assert source.num_read < (number + 2500) * row_bytes + 600_000
+                assert pa.total_allocated_bytes() - held < 3000 * row_bytes + 4_000_000
+    assert number + 1 == len(names)
 
 
 @given(

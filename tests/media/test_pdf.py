@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import subprocess
+import sys
 import threading
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from media_samples import encrypted_pdf, pdf, solid_png
+from PIL import Image
 
 from omnicap_cli.core.records import Item, MediaRef, Settings
 from omnicap_cli.errors import (
@@ -25,6 +28,7 @@ from omnicap_cli.errors import (
     TooLargeError,
     UnsupportedError,
 )
+from omnicap_cli.media import pdf as pdf_module
 from omnicap_cli.media.decode import decode, probe
 from omnicap_cli.media.pdf import decode_page, num_pages, page_size
 
@@ -38,6 +42,13 @@ def save(folder, data, name="a.pdf"):
     with open(path, "wb") as file:
         file.write(data)
     return os.fsdecode(path)
+
+
+def anew(path, data):
+    """A new file: the time of one that is written over may be the same where clocks are coarse."""
+    path.unlink(missing_ok=True)
+    path.write_bytes(data)
+    return path
 
 
 def render(path, page=1, dpi=72):
@@ -75,20 +86,18 @@ def test_the_size_of_a_page_at_a_resolution(tmp_path, box, dpi, size):
 @given(width=st.integers(1, 1500), height=st.integers(1, 1500), dpi=st.integers(10, 400))
 @example(width=612, height=792, dpi=150)
 @example(width=504, height=720, dpi=100)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_sizes_that_are_whole_are_not_rounded_up(tmp_path_factory, width, height, dpi):
-    path = tmp_path_factory.getbasetemp() / "size.pdf"
-    path.write_bytes(pdf((width, height)))
+    path = anew(tmp_path_factory.getbasetemp() / "size.pdf", pdf((width, height)))
     exact = tuple(math.ceil(Fraction(side * dpi, 72)) for side in (width, height))
     assert page_size(str(path), 1, dpi=dpi) == exact
 
 
 @given(width=st.integers(1, 400), height=st.integers(1, 400), dpi=st.integers(10, 200))
 @example(width=612, height=792, dpi=150)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_size_is_that_of_the_rendered_page(tmp_path_factory, width, height, dpi):
-    path = tmp_path_factory.getbasetemp() / "rendered.pdf"
-    path.write_bytes(pdf((width, height)))
+    path = anew(tmp_path_factory.getbasetemp() / "rendered.pdf", pdf((width, height)))
     image = decode_page(str(path), 1, dpi=dpi, max_decode_pixels=LIMIT)
     assert page_size(str(path), 1, dpi=dpi) == image.size
 
@@ -243,13 +252,12 @@ def test_a_pdf_after_other_bytes_is_read(tmp_path):
 
 
 @given(cut=st.integers(0, 700), changes=st.lists(st.tuples(st.integers(0, 700), st.integers(0, 255)), max_size=8))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_damage_gives_a_page_or_an_item_error(tmp_path_factory, cut, changes):
     data = bytearray(pdf((20, 20), (10, 10), content=b"1 0 0 rg 0 0 10 10 re f"))[: cut or None]
     for place, value in changes:
         data[place % len(data)] = value
-    path = tmp_path_factory.getbasetemp() / "damaged.pdf"
-    path.write_bytes(data)
+    path = anew(tmp_path_factory.getbasetemp() / "damaged.pdf", data)
     with contextlib.suppress(ItemError):
         for page in range(1, num_pages(str(path)) + 1):
             image = decode_page(str(path), page, dpi=72, max_decode_pixels=1_000_000)
@@ -317,13 +325,125 @@ def test_pages_are_rendered_from_several_threads(tmp_path):
     assert colors == [(255, 0, 0)] * 32
 
 
-def test_no_file_stays_open(tmp_path):
-    path = save(tmp_path, pdf(A4))
+# --- the document that stays open
+
+
+@pytest.fixture
+def openings(monkeypatch):
+    """A list that grows with each document that is opened; none is open at first."""
+    found, document = [], pdf_module._document
+
+    def counting(file):
+        found.append(file)
+        return document(file)
+
+    pdf_module._kept.close()
+    monkeypatch.setattr(pdf_module, "_document", counting)
+    return found
+
+
+def test_the_pages_of_a_long_pdf_are_measured_and_rendered_without_opening_it_for_each(tmp_path, openings):
+    path = save(tmp_path, pdf(*[(10 + number, 10) for number in range(200)]))
+    assert [page_size(path, page, dpi=72).width for page in range(1, 201)] == list(range(10, 210))
+    assert len(openings) == 4  # 200 pages, 64 of an opening, so that what PDFium holds doesn't grow with the pages
+    openings.clear()
+    assert [render(path, page).width for page in (200, 1, 100)] == [209, 10, 109]
+    assert len(openings) == 0
+
+
+def test_a_pdf_of_heavy_pages_is_opened_more_often(tmp_path, openings, monkeypatch):
+    path = save(tmp_path, pdf(*[(10, 10)] * 10))
+    monkeypatch.setattr(pdf_module, "_MAX_BYTES_HELD", os.path.getsize(path) * 4 // 10 + 1)
+    for page in range(1, 11):
+        page_size(path, page, dpi=72)
+    assert len(openings) == 3  # 4, 4 and 2 pages of it
+    monkeypatch.setattr(pdf_module, "_MAX_BYTES_HELD", 1)
+    pdf_module._kept.close()
+    openings.clear()
+    assert [page_size(path, page, dpi=72) for page in (1, 2, 3)] == [(10, 10)] * 3
+    assert len(openings) == 3
+
+
+def test_two_pdfs_by_turns(tmp_path):
+    paths = [save(tmp_path, pdf((10, 10), (20, 10)), "a.pdf"), save(tmp_path, pdf((30, 10), (40, 10)), "b.pdf")]
+    assert [render(path, page).width for page in (1, 2) for path in paths] == [10, 30, 20, 40]
+
+
+@pytest.mark.parametrize("change", ["written over", "replaced", "shortened"])
+def test_a_pdf_that_is_changed_in_between_is_read_anew(tmp_path, change):
+    before, after = pdf((10, 10), (20, 10)), pdf((30, 10), (40, 10))
+    assert len(before) == len(after)
+    path = Path(save(tmp_path, before))
+    os.utime(path, ns=(1, 1))
+    assert render(str(path), 2).size == (20, 10)
+    if change == "written over":  # as many bytes of the same file, at another time
+        path.write_bytes(after)
+        os.utime(path, ns=(1, 2))
+    elif change == "replaced":  # as many bytes of the same time, in another file
+        save(tmp_path, after, "b.pdf")
+        os.utime(tmp_path / "b.pdf", ns=(1, 1))
+        os.replace(tmp_path / "b.pdf", path)
+    else:
+        path.write_bytes(pdf((50, 10)))
+        os.utime(path, ns=(1, 1))
+    if change == "shortened":
+        assert both(str(path), 2).kind == "DecodeError"
+        assert render(str(path), 1).size == (50, 10)
+    else:
+        assert [render(str(path), page).size for page in (1, 2)] == [(30, 10), (40, 10)]
+
+
+def num_open_files():
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="there is no /proc")
+def test_at_most_one_file_stays_open(tmp_path):
+    paths = [save(tmp_path, pdf(A4, A4), name) for name in ("a.pdf", "b.pdf")]
     damaged = save(tmp_path, b"%PDF-1.4\n", "damaged.pdf")
-    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
-    for _ in range(5):
-        num_pages(path)
-        decode_page(path, 1, dpi=10, max_decode_pixels=LIMIT)
+    pdf_module._kept.close()
+    before = num_open_files()
+    for path in paths * 3:
+        assert num_pages(path) == 2
+        decode_page(path, 2, dpi=10, max_decode_pixels=LIMIT)
+        assert num_open_files() == before + 1
+    for fails in (lambda: num_pages(damaged), lambda: page_size(paths[0], 3, dpi=72)):
+        num_pages(paths[0])
         with pytest.raises(DecodeError):
-            num_pages(damaged)
-    assert before == (len(os.listdir("/proc/self/fd")) if before else 0)
+            fails()
+        assert num_open_files() == before
+    assert render(paths[0], 2).size == A4
+
+
+ENDING = """
+import sys, threading, pypdfium2
+from omnicap_cli.media.pdf import decode_page
+begun, render = threading.Event(), pypdfium2.PdfPage.render
+def rendering(*arguments, **options):
+    begun.set()
+    return render(*arguments, **options)
+pypdfium2.PdfPage.render = rendering
+words = {"dpi": 150, "max_decode_pixels": 20_000_000}
+threading.Thread(target=decode_page, args=(sys.argv[1], 1), kwargs=words, daemon=True).start()
+assert begun.wait(60)
+"""
+
+
+def test_a_process_may_end_while_a_thread_renders(tmp_path):
+    """PDFium ends the process with SIGABRT or SIGSEGV if its document is closed under it."""
+    Image.effect_noise((1600, 1600), 90).convert("RGB").save(tmp_path / "a.pdf")  # it takes a while to decode
+    for _ in range(3):
+        words = [sys.executable, "-c", ENDING, str(tmp_path / "a.pdf")]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_process_may_end_with_an_open_document(tmp_path):
+    code = "import sys; from omnicap_cli.media.pdf import page_size; print(*page_size(sys.argv[1], 1, dpi=72))"
+    words = [sys.executable, "-X", "dev", "-c", code, save(tmp_path, pdf((10, 20)))]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0,
+        "10 20\n",
+        "",
+    )  # nor is there a warning of a file left open

@@ -39,6 +39,55 @@ def test_the_column_that_was_captioned_is_the_one_that_is_found():
     assert Pictures(image_key="other").file_of(record).content == SMALL + b"x"
 
 
+def test_another_column_than_the_one_that_was_captioned_is_never_taken():
+    """A mask that is exported as the picture is found out by nobody."""
+    pq.write_table(pa.table({"mask": [SMALL], "pic": [LARGE], "n": [1]}), "p.parquet")
+    record = {"image": "p.parquet#row=1"}
+    assert Pictures(image_key="pic").file_of(record).content == LARGE
+    for image_key in (None, "image", "n", "gone"):
+        with pytest.raises(NotFoundError, match=r"^p\.parquet .*: mask, pic$"):
+            Pictures(image_key=image_key).file_of(record)
+
+
+def test_the_only_column_of_pictures_needs_no_name():
+    digest = pa.array([b"0123456789abcdef"], pa.binary(16))
+    pq.write_table(pa.table({"sha": digest, "pic": [LARGE], "box": [{"x": 1}]}), "p.parquet")
+    assert Pictures().file_of({"image": "p.parquet#row=1"}).content == LARGE
+    for others in (pa.table({"n": [1]}), pa.Table.from_arrays([pa.array([SMALL]), pa.array([LARGE])], ["pic", "pic"])):
+        pq.write_table(others, "p.parquet")
+        for image_key in (None, "pic"):
+            with pytest.raises(NotFoundError, match=r"none$"):
+                Pictures(image_key=image_key).file_of({"image": "p.parquet#row=1"})
+
+
+def test_a_column_called_like_a_field_of_another_is_not_taken_for_it():
+    pq.write_table(pa.table({"image": [{"bytes": LARGE}], "image.bytes": [SMALL]}), "p.parquet")
+    assert Pictures(image_key="image").file_of({"image": "p.parquet#row=1"}).content == LARGE
+    assert Pictures(image_key="image.bytes").file_of({"image": "p.parquet#row=1"}).content == SMALL
+
+
+STRUCT = pa.struct({"bytes": pa.large_binary(), "taken": pa.timestamp("us")})
+KINDS = {
+    "binary": pa.array([LARGE]),
+    "large": pa.array([LARGE], pa.large_binary()),
+    "view": pa.array([LARGE], pa.binary_view()),
+    "fixed": pa.array([LARGE], pa.binary(len(LARGE))),
+    "dictionary": pa.array([LARGE]).dictionary_encode(),
+    "fixed-dictionary": pa.array([LARGE], pa.binary(len(LARGE))).dictionary_encode(),
+    "struct": pa.StructArray.from_arrays(
+        [pa.array([LARGE], STRUCT[0].type), pa.array([2**62], STRUCT[1].type)], ["bytes", "taken"]
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_captioned_is_found_whatever_type_its_column_has(kind):
+    pq.write_table(pa.table({"image": KINDS[kind]}), "p.parquet")
+    (item,) = Sources(inputs=("p.parquet",))
+    assert item.media.content == LARGE
+    assert Pictures().file_of({"image": item.image}).content == LARGE
+
+
 def test_a_damaged_parquet_is_an_error_of_its_pictures():
     pq.write_table(pa.table({"image": [LARGE * 50] * 4}), "p.parquet", compression="none", use_dictionary=False)
     with open("p.parquet", "r+b") as file:

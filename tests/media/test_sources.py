@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
 import json
 import os
 import pickle
+import re
+import tarfile
 import threading
+import zipfile
 from pathlib import Path
 
 import fsspec
@@ -15,12 +19,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from media_samples import encrypted_pdf, pdf, permissions_bind, run_bound_by_permissions, solid_png
+from PIL import Image
 
 from omnicap_cli.core.records import Item, MediaRef, Settings
-from omnicap_cli.errors import OmnicapError
-from omnicap_cli.media import walk
+from omnicap_cli.errors import AccessError, OmnicapError
+from omnicap_cli.media import access, sources, walk
 from omnicap_cli.media.decode import decode
-from omnicap_cli.media.names import path_of_shown, printable, shown_path
+from omnicap_cli.media.names import bare, chain_of, path_of_shown, printable, shown_path, suffix_of
 from omnicap_cli.media.sources import Sources, unique_items
 
 PNG = solid_png()
@@ -124,6 +129,40 @@ def test_an_empty_folder_gives_nothing_and_a_warning(here):
     assert "in q" in said[1]
 
 
+@pytest.mark.parametrize(
+    ("names", "hint"),
+    [
+        (("s/b.parquet", "s/a.parquet", "s/.h.tar"), ".parquet files: name them, as 's/*.parquet'"),
+        (("s/1.TAR.GZ", "s/2.tar"), ".TAR.GZ files: name them, as 's/*.TAR.GZ'"),
+        (("s/rows.csv.gz", "s/x/a.txt"), ".csv.gz files: name them, as 's/*.csv.gz'"),
+        (("s/.h.tar", "s/notes.txt", "s/x.tar/notes.txt"), None),
+    ],
+)
+def test_a_folder_of_manifests_or_archives_says_how_to_name_them(here, names, hint):
+    make(*names)
+    (said,) = warnings_of("s")
+    assert said == "no pictures or PDFs in s" + (f"; it holds {hint}" if hint else "")
+    assert warnings_of("s/") == [said.replace("in s", "in s/")]
+
+
+def test_the_pattern_that_a_folder_is_named_by_finds_what_is_in_it(here):
+    make("odd[1]/rows.jsonl", data=b'{"image": "a.png"}\n')
+    make("odd[1]/a.png.txt")
+    (said,) = warnings_of("odd[1]")
+    (pattern,) = re.findall("as '(.*)'$", said)
+    assert kinds(pattern) == {"odd[1]/a.png": "NotFoundError"}
+    assert warnings_of(str(here / "odd[1]"))[0].endswith(f"as '{here}/odd[[]1]/*.jsonl'")
+    os.chdir("odd[1]")
+    assert warnings_of(".")[0].endswith("name them, as '*.jsonl'")
+
+
+def warnings_of(*inputs):
+    """What is said of inputs that hold nothing."""
+    said = []
+    assert ids(*inputs, warn=said.append) == []
+    return said
+
+
 def test_linked_files_and_folders_are_followed(here):
     make("p/a.png", "far/b.png")
     (here / "p/far").symlink_to("../far")
@@ -217,6 +256,55 @@ def test_a_fifo_is_not_opened(here, fingerprint):
     os.mkfifo("p/pipe.pdf")
     found = within(30, lambda: kinds("p", "p/pipe.png", fingerprint=fingerprint))
     assert found == {"p/a.png": "ok", "p/pipe.pdf": "AccessError", "p/pipe.png": "AccessError"}
+
+
+def test_a_fifo_that_takes_the_place_of_a_picture_keeps_nobody_waiting(here):
+    os.mkfifo("pipe.png")
+
+    def said():
+        with pytest.raises(AccessError) as caught:
+            access.open_file("pipe.png")
+        return caught.value.message
+
+    assert within(30, said) == "not a regular file"
+
+
+def test_who_writes_into_a_fifo_goes_on_waiting_for_its_reader(here):
+    os.mkfifo("pipe.png")
+    writer = threading.Thread(target=lambda: Path("pipe.png").write_bytes(PNG), daemon=True)
+    writer.start()
+    assert within(30, lambda: kinds("pipe.png")) == {"pipe.png": "AccessError"}
+    with pytest.raises(AccessError):
+        access.open_file("pipe.png")
+    assert within(30, Path("pipe.png").read_bytes) == PNG
+    writer.join(30)
+    assert not writer.is_alive()
+
+
+def test_a_folder_is_no_file_to_open(here):
+    with pytest.raises(AccessError, match="Is a directory"):
+        access.open_file(str(here))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("m.csv", b"image\na.png\n"),
+        ("m.jsonl", b'{"image": "a.png"}\n'),
+        ("m.json", b'[{"image": "a.png"}]'),
+        ("m.csv.gz", gzip.compress(b"image\na.png\n", mtime=0)),
+    ],
+)
+def test_a_manifest_may_come_through_a_fifo(here, name, content):
+    make("a.png")
+    os.mkfifo(name)
+    threading.Thread(target=lambda: Path(name).write_bytes(content), daemon=True).start()
+    assert within(30, lambda: kinds(name)) == {"a.png": "ok"}
+
+
+def test_parquet_which_is_read_from_its_end_comes_through_no_fifo(here):
+    os.mkfifo("m.parquet")
+    assert within(30, lambda: kinds("m.parquet")) == {"m.parquet": "AccessError"}
 
 
 def test_a_device_is_not_read(here):
@@ -328,10 +416,21 @@ def test_a_pdf_that_claims_a_million_pages_is_few_items(here):
     assert len(found) <= 5
 
 
-def test_a_pdf_of_a_thousand_pages_comes_page_by_page(here):
-    make("long.pdf", data=pdf(*[(10, 10)] * 1000))
-    found = ids("long.pdf")
-    assert (found[0], found[-1], len(found)) == ("long.pdf#page=1", "long.pdf#page=1000", 1000)
+def test_a_pdf_of_a_thousand_pages_comes_page_by_page(here, monkeypatch):
+    make("long.pdf", data=pdf((20, 10), *[(10, 10)] * 998, (10, 30)))
+    made, make_item = [], sources._item
+
+    def counting(*arguments, **options):
+        made.append(arguments)
+        return make_item(*arguments, **options)
+
+    monkeypatch.setattr(sources, "_item", counting)
+    found = iter(Sources(inputs=("long.pdf",)))
+    first = next(found)
+    assert len(made) == 1
+    *others, last = found
+    assert (first.id, last.id, len(others)) == ("long.pdf#page=1", "long.pdf#page=1000", 998)
+    assert [decode(item, Settings(dpi=72)).image.size for item in (first, last)] == [(20, 10), (10, 30)]
 
 
 # --- stdin
@@ -806,3 +905,155 @@ def test_a_changed_file_in_memory_is_known_as_changed(memory):
     assert items("memory://a.png")[0].fingerprint == before
     memory.pipe("/a.png", solid_png((2, 2, 2), (9, 9)))
     assert items("memory://a.png")[0].fingerprint != before
+
+
+# --- chains of protocols
+
+RED, BLUE = (250, 10, 10), (10, 10, 250)
+
+
+@pytest.mark.parametrize(
+    ("url", "before", "link", "after"),
+    [
+        ("s3://b/a.png", "", "s3://b/a.png", ""),
+        ("zip://a.png::s3://b/x.zip", "", "zip://a.png", "::s3://b/x.zip"),
+        ("zip://::y.zip", "", "zip://", "::y.zip"),
+        ("zip://a.png::simplecache::s3://b/x.zip", "", "zip://a.png", "::simplecache::s3://b/x.zip"),
+        ("simplecache::s3://b/a.png", "simplecache::", "s3://b/a.png", ""),
+        ("filecache://::zip://a.tif::s3://b/x.zip", "filecache://::", "zip://a.tif", "::s3://b/x.zip"),
+        ("https://h/a::b.png?x=1::2", "", "https://h/a::b.png?x=1::2", ""),
+        ("file:///a::b.png", "", "file:///a::b.png", ""),
+    ],
+)
+def test_the_links_of_a_url(url, before, link, after):
+    assert chain_of(url) == (before, link, after)
+
+
+@given(
+    st.text(alphabet=":/za1.#?\n") | st.lists(st.sampled_from(["zip://a", "simplecache", "::", "s3://b"])).map("".join)
+)
+def test_the_links_make_up_the_url(url):
+    assert "".join(chain_of(url)) == url
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("zip://d/a.TIF::s3://b/x.zip", ".tif"),
+        ("zip://a.pdf::https://h/x.zip?sig=1.tar#2", ".pdf"),
+        ("https://h/a::b.png?x=1.tar", ".png"),
+        ("simplecache::https://h/a.jpg?x=1.tar", ".jpg"),
+        ("tar://::x.tar", ""),
+    ],
+)
+def test_the_suffix_is_that_of_the_link_that_names_the_file(url, expected):
+    assert suffix_of(url) == expected
+    assert bare(url).lower().endswith(expected)
+
+
+def archives_here():
+    """y.zip and y.tar with the same in each, and in.zip with an archive inside."""
+    pages = io.BytesIO()
+    frames = [Image.new("RGB", (4, 4)) for _ in range(3)]
+    frames[0].save(pages, "TIFF", save_all=True, append_images=frames[1:])
+    files = {"blue.png": solid_png(BLUE), "d/red.png": solid_png(RED), "d/.hid.png": PNG, "m.tif": pages.getvalue()}
+    files |= {"p.pdf": pdf((10, 10), (20, 10)), "d/rows.csv": b"image\nred.png\n", "notes.txt": b""}
+    with zipfile.ZipFile("y.zip", "w") as zipped, tarfile.open("y.tar", "w") as tarred:
+        for name, content in files.items():
+            zipped.writestr(name, content)
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tarred.addfile(member, io.BytesIO(content))
+    with zipfile.ZipFile("in.zip", "w") as zipped:
+        zipped.write("y.tar")
+
+
+@pytest.mark.parametrize(
+    ("inside", "expected"),
+    [
+        ("", ["blue.png", "d/red.png", *("m.tif",) * 3, *("p.pdf",) * 2]),
+        ("d", ["d/red.png"]),
+        ("d/", ["d/red.png"]),
+        ("*.png", ["blue.png"]),
+        ("**/*.png", ["blue.png", "d/red.png"]),
+        ("blue.png", ["blue.png"]),
+        ("m.tif", ["m.tif"] * 3),
+        ("p.pdf", ["p.pdf"] * 2),
+        ("d/rows.csv", ["d/red.png"]),
+    ],
+)
+@pytest.mark.parametrize("chain", ["zip://{}::y.zip", "tar://{}::y.tar", "zip://{}::simplecache::file://{}/y.zip"])
+def test_what_is_in_an_archive_that_a_chain_leads_into(here, chain, inside, expected):
+    archives_here()
+    form = chain.replace("file://{}", f"file://{here}")
+    found = items(form.format(inside))
+    assert [item.image for item in found] == [form.format(name) for name in expected]
+    num_pages = len(expected) if expected[0] in ("m.tif", "p.pdf") else 0
+    assert [item.media.page for item in found if num_pages] == list(range(1, num_pages + 1))
+    assert all(decode(item, Settings()).image.getpixel((0, 0)) == RED for item in found if "red" in item.image)
+
+
+def test_a_folder_behind_a_url_says_how_to_name_what_it_holds(memory, here):
+    memory.pipe("/p/s-0.tar", b"")
+    memory.pipe("/p/.h.csv", b"")
+    (said,) = warnings_of("memory://p")
+    assert said == "no pictures or PDFs in memory://p; it holds .tar files: name them, as 'memory://p/*.tar'"
+    with zipfile.ZipFile("y.zip", "w") as archive:
+        archive.writestr("rows.csv", "image\n")
+    (said,) = warnings_of("zip://::y.zip")
+    assert said.endswith("as 'zip://*.csv::y.zip'")
+
+
+def test_an_archive_in_an_archive(here):
+    archives_here()
+    assert "zip://y.tar::in.zip#member=d/red.png" in kinds("zip://y.tar::in.zip")
+    assert set(kinds("zip://y.tar::in.zip").values()) == {"ok"}
+
+
+@pytest.mark.parametrize("inside", ["x/red.png", "x", "x/", "x/*.png", "x/rows.csv"])
+def test_a_cache_before_a_url_changes_nothing_but_the_name(here, inside):
+    make("x/red.png", data=solid_png(RED))
+    make("x/rows.csv", data=b"image\nred.png\n")
+    (item,) = items(f"simplecache::file://{here}/{inside}")
+    assert item.id == f"simplecache::file://{here}/x/red.png"
+    assert decode(item, Settings()).image.getpixel((0, 0)) == RED
+
+
+def test_a_manifest_from_elsewhere_leads_here_through_no_chain(memory, here):
+    """Whatever a chain looks like, no link of it is a file of this machine: fsspec takes one without a protocol so."""
+    archives_here()
+    memory.pipe("/m/y.zip", Path("y.zip").read_bytes())
+    Path("Word").write_bytes(Path("y.zip").read_bytes())
+    good = [f"zip://blue.png::{cache}memory://m/y.zip" for cache in ("", "simplecache::")]
+    bad = [
+        f"zip://blue.png::{here}/y.zip",
+        *("zip://blue.png::y.zip", "zip://blue.png::Word", "zip://blue.png::file", "zip://blue.png::"),
+        f"zip://blue.png::{here}/y.zip::memory://m/y.zip",
+        f"zip://blue.png::FILE://{here}/y.zip",
+        f"zip://blue.png::simplecache::local://{here}/y.zip",
+        *(f"simplecache::file://{here}/x.png", f"simplecache://::{here}/x.png", "git:///repo:main@a.png"),
+    ]
+    for folder in ("", "zip://rows.jsonl::"):
+        rows = "".join(json.dumps({"image": url}) + "\n" for url in [*good, *bad]).encode()
+        zipped = io.BytesIO()
+        with zipfile.ZipFile(zipped, "w") as archive:
+            archive.writestr("rows.jsonl", rows)
+        memory.pipe("/m/rows.jsonl", rows)
+        memory.pipe("/m/rows.zip", zipped.getvalue())
+        manifest = f"{folder}memory://m/rows.{'zip' if folder else 'jsonl'}"
+        refused = {f"{manifest}#line={number}": "ManifestError" for number in range(3, 3 + len(bad))}
+        assert kinds(manifest) == dict.fromkeys(good, "ok") | refused
+
+
+def test_a_manifest_in_an_archive_names_files_beside_it_there(memory, here):
+    """Also where the archive is elsewhere, and what it names looks like a chain."""
+    archives_here()
+    with zipfile.ZipFile("y.zip", "a") as archive:
+        archive.writestr("d/more.csv", f"image\nred.png\nblue.png::{here}/y.zip\n/blue.png\n")
+    memory.pipe("/y.zip", Path("y.zip").read_bytes())
+    manifest = "zip://d/more.csv::memory://y.zip"
+    assert kinds(manifest) == {
+        "zip://d/red.png::memory://y.zip": "ok",
+        f"{manifest}#row=2": "ManifestError",
+        f"{manifest}#row=3": "ManifestError",
+    }
