@@ -420,7 +420,7 @@ def test_encodings(tmp_path):
     assert texts(tmp_path, b"\xef\xbb\xbf" + 'QUESTIONS = {"Detailed": "é"}'.encode(), "Detailed")[1] == "é"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.text("\"\\\n\r\t '", max_size=12))
 def test_any_text_comes_back_from_the_file(start, end):
     found = {Place("ocr", "new style".replace(" ", "-"), "zh"): Found(start + end, "x" + end + start, ["κλειδί"])}

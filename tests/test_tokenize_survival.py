@@ -18,9 +18,9 @@ from support.permissions import drop_override
 from support.tokenize_runs import PATIENCE_SECONDS, Tokenize, in_child, leftovers, mixed, record
 from support.tokenize_runs import tokenizing as tokenizing  # a fixture
 
+from omnicap_cli.core.locks import locked
 from omnicap_cli.errors import JournalLockedError
 from omnicap_cli.tokenizing import split_run, split_writer
-from omnicap_cli.tokenizing.locks import locked
 from omnicap_cli.tokenizing.split_run import Step, StoppedError
 
 

@@ -34,6 +34,32 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     sync_folder(target.parent)
 
 
+def remove_leftovers(target: Path, *, is_locked: bool = False) -> None:
+    """Remove what a process of this machine that was killed left where it wrote to `target`.
+
+    Where `is_locked` nobody else can be writing, though a process that was just killed may still be seen.
+    """
+    start = f".{target.name}."
+    with contextlib.suppress(OSError):  # no such folder, or none to be listed
+        for name in os.listdir(target.parent):
+            number = name.removeprefix(start).removesuffix(PARTIAL_SUFFIX)
+            if name != f"{start}{number}{PARTIAL_SUFFIX}" or not number.isdecimal():
+                continue
+            if is_locked or not is_running(int(number)):
+                (target.parent / name).unlink(missing_ok=True)
+
+
+def is_running(pid: int) -> bool:
+    """Whether this machine has such a process."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames and new names in `folder` durable, where the system can."""
     with contextlib.suppress(OSError):

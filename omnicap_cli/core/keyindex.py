@@ -1,62 +1,77 @@
 """A map from millions of 16-byte keys to small numbers that stays small itself. It knows nothing of journals.
 
-A dict needs about 150 bytes for such a pair; this needs 24, plus a dict of the newest pairs that is folded into
-sorted arrays whenever it grows past a quarter of them.
+A dict needs about 150 bytes for such a pair; this needs 28. The pairs lie one after the other in many short buffers,
+and a search through one of them is a single call. As in linear hashing (Litwin 1980), one buffer at a time is split
+in two as pairs come in, so that growing needs no second copy of everything.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+from typing import Final
 
 KEY_BYTES: Final = 16
-_MIN_FOLD: Final = 1 << 16
+_VALUE_BYTES: Final = 8
+_PAIR_BYTES: Final = KEY_BYTES + _VALUE_BYTES
+_NUM_PAIRS_IN_BUCKET: Final = 32  # on average
 
 
 class KeyIndex:
     """Later values replace earlier ones. One thread may write while others read."""
 
     def __init__(self) -> None:
-        self._recent: dict[bytes, int] = {}
-        self._sorted: tuple[npt.NDArray[np.bytes_], npt.NDArray[np.int64]] | None = None
+        self._buckets = [bytearray()]
+        self._num_keys = 0
 
     def __len__(self) -> int:
-        """Number of distinct keys, exact after `fold`; before it, keys set again may count twice."""
-        return len(self._recent) + (len(self._sorted[0]) if self._sorted else 0)
+        """Number of distinct keys."""
+        return self._num_keys
 
     def get(self, key: bytes) -> int | None:
         """The value last set for `key` (16 bytes), or None."""
-        value = self._recent.get(key)
-        if value is not None or self._sorted is None:
-            return value
-        keys, values = self._sorted
-        place = int(keys.searchsorted(key))
-        # numpy drops trailing NULs from both sides, so equal lengths compare as whole keys
-        if place < len(keys) and keys[place] == key.rstrip(b"\0"):
-            return int(values[place])
+        code, num_buckets = hash(key), 0
+        while num_buckets != len(self._buckets):  # a bucket that was split meanwhile may have lost the key to another
+            num_buckets = len(self._buckets)
+            bucket = self._buckets[_place(code, num_buckets)]
+            start = _find(bucket, key)
+            if start >= 0:
+                return int.from_bytes(bucket[start + KEY_BYTES : start + _PAIR_BYTES], "little", signed=True)
         return None
 
     def set(self, key: bytes, value: int) -> None:
-        """Remember `value` for `key` (16 bytes)."""
-        self._recent[key] = value
-        if len(self._recent) > max(_MIN_FOLD, (len(self) - len(self._recent)) // 4):
-            self.fold()
-
-    def fold(self) -> None:
-        """Merge the newest pairs into the sorted arrays; a small index stays a dict."""
-        if not self._recent or (self._sorted is None and len(self._recent) <= _MIN_FOLD):
+        """Remember `value` (below 2**63) for `key` (16 bytes)."""
+        bucket = self._buckets[_place(hash(key), len(self._buckets))]
+        packed = value.to_bytes(_VALUE_BYTES, "little", signed=True)
+        start = _find(bucket, key)
+        if start >= 0:
+            bucket[start + KEY_BYTES : start + _PAIR_BYTES] = packed
             return
-        import numpy as np  # only here: a small index is a dict, and a short run never needs numpy
+        bucket += key + packed
+        self._num_keys += 1
+        if self._num_keys > _NUM_PAIRS_IN_BUCKET * len(self._buckets):
+            self._split()
 
-        keys = np.frombuffer(b"".join(self._recent), dtype=f"S{KEY_BYTES}")
-        values = np.fromiter(self._recent.values(), np.int64, len(self._recent))
-        if self._sorted:
-            keys, values = np.concatenate([self._sorted[0], keys]), np.concatenate([self._sorted[1], values])
-        order = np.argsort(keys, kind="stable")
-        keys, values = keys[order], values[order]
-        last = np.append(keys[1:] != keys[:-1], True)  # of equal keys the newest comes last
-        self._sorted = (keys[last], values[last])  # before the dict is emptied: a reader always finds a key
-        self._recent = {}
+    def _split(self) -> None:
+        """Add a bucket, and move there what belongs to it; all of that is in one other."""
+        bit = 1 << (len(self._buckets).bit_length() - 1)  # of hashes: those that have it move
+        source = len(self._buckets) - bit
+        pairs, stay, move = bytes(self._buckets[source]), bytearray(), bytearray()
+        for start in range(0, len(pairs), _PAIR_BYTES):
+            moves = hash(pairs[start : start + KEY_BYTES]) & bit
+            (move if moves else stay).extend(pairs[start : start + _PAIR_BYTES])
+        self._buckets.append(move)  # before anything is taken away: a reader always finds a key
+        self._buckets[source] = stay
+
+
+def _place(code: int, num_buckets: int) -> int:
+    """Which of the buckets a key with this hash is in."""
+    mask = (1 << (num_buckets - 1).bit_length()) - 1
+    place = code & mask
+    return place if place < num_buckets else code & (mask >> 1)
+
+
+def _find(bucket: bytearray, key: bytes) -> int:
+    """Where the pair of `key` begins in a bucket, or -1. What spans two pairs may look like a key."""
+    start = bucket.find(key)
+    while start % _PAIR_BYTES and start >= 0:
+        start = bucket.find(key, start + 1)
+    return start

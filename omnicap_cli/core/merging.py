@@ -1,13 +1,12 @@
 """Journals joined into one, a record for each key. It knows lines and keys; whether all are there, `completeness` does.
 
 Each journal is read twice: first to choose a line for each key, then to copy the chosen ones. Between the two only
-about 24 bytes for each key and one for each line are kept.
+about 28 bytes for each key and one for each line are kept.
 """
 
 from __future__ import annotations
 
 import contextlib
-import glob
 import itertools
 import os
 import time
@@ -16,9 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
-from filelock import FileLock, Timeout
-
-from omnicap_cli.core.atomic import PARTIAL_SUFFIX, replacing
+from omnicap_cli.core.atomic import remove_leftovers, replacing
 from omnicap_cli.core.completeness import (
     Gaps,
     Source,
@@ -31,12 +28,14 @@ from omnicap_cli.core.completeness import (
 )
 from omnicap_cli.core.journal import Contents, read_lines, write_error
 from omnicap_cli.core.keyindex import KeyIndex
+from omnicap_cli.core.locks import locked
 from omnicap_cli.core.run_meta import JOURNAL_SUFFIXES, RunMeta
 from omnicap_cli.core.status import Kinds
-from omnicap_cli.errors import JournalError, JournalLockedError, OptionError, UsageError
+from omnicap_cli.errors import JournalError, OptionError, UsageError
 
 _DROPPED: Final = 0  # the fate of a line; of one that is kept it is 1 + the number of how its record ended
 _OK: Final = 1
+_NOT_WHOLE: Final = "the journals are not one whole run"
 _MAX_PROBLEMS: Final = 10
 
 
@@ -96,22 +95,33 @@ def merge_journals(config: MergeConfig, warn: Callable[[str], None] = lambda _: 
     check_output(config.output, files, overwrite=config.overwrite)
     gaps = find_gaps(sources)
     if gaps.problems and not config.allow_missing:
-        raise not_whole("the journals are not one whole run", gaps.problems)
+        raise not_whole(_NOT_WHOLE, gaps.problems)
     sources = list({(each.file.st_dev, each.file.st_ino): each for each in sources}.values())
     for message in [*gaps.problems, *find_differences(sources), *_unknowable(sources)]:
         warn(message)
     if config.output is None or config.dry_run:
-        return _report(config, _Ledger(sources, warn), gaps)
+        return _report(config, _read(sources, config, gaps, warn), gaps)
     started = time.time()
-    with locked(config.output):
+    with locked(lock_of(config.output), what=config.output):
         check_output(
             config.output, files, overwrite=config.overwrite
         )  # again: only from here on nobody else can make one
-        ledger = _Ledger(sources, warn)
+        ledger = _read(sources, config, gaps, warn)
         _write(config.output, ledger)
         report = _report(config, ledger, gaps)
         _note(config, ledger, gaps, report, started=started).write(config.output)
     return report
+
+
+def _read(sources: Sequence[Source], config: MergeConfig, gaps: Gaps, warn: Callable[[str], None]) -> _Ledger:
+    """All lines; what they lack becomes a problem. Raises JournalError."""
+    ledger = _Ledger(sources, warn)
+    if ledger.losses and not config.allow_missing:
+        raise not_whole(_NOT_WHOLE, ledger.losses)
+    for loss in ledger.losses:
+        warn(loss)
+    gaps.problems.extend(ledger.losses)
+    return ledger
 
 
 class _Part(NamedTuple):
@@ -129,6 +139,7 @@ class _Ledger:
         self.fates = bytearray()
         self.kinds = Kinds()
         self.parts: list[_Part] = []
+        self.losses: list[str] = []  # what was on record once
         self.num_read = self.num_broken_lines = self.num_lost = 0
         self._lines = KeyIndex()
         for source in sources:
@@ -169,14 +180,14 @@ class _Ledger:
             warn(f"{source.path}: left out {num_broken:,} lines that are no records")
         num_noted = source.meta.num_handled if source.meta else 0
         if contents.num_records < num_noted:
-            warn(f"{source.path}: {contents.num_records:,} records, but its note tells of {num_noted:,}")
+            self.losses.append(f"{source.path}: {contents.num_records:,} records, but its note tells of {num_noted:,}")
         self.num_broken_lines += num_broken
         self.num_lost += max(0, num_noted - contents.num_records)
 
 
 def _write(output: Path, ledger: _Ledger) -> None:
     """Copy the lines that are kept, shards in their order, other journals after them as given."""
-    remove_leftovers(output)
+    remove_leftovers(output.resolve(), is_locked=True)
     parts = sorted(ledger.parts, key=lambda part: part.source.place)
     try:
         with replacing(output) as target:
@@ -211,30 +222,9 @@ def _reading(source: Source) -> Iterator[BinaryIO]:
         raise JournalError(f"can't read {source.path}: {error.strerror}") from error
 
 
-def remove_leftovers(output: Path) -> None:
-    """Remove what a merge into `output` that was killed left beside it."""
-    target_path = output.resolve()
-    for leftover in target_path.parent.glob(f".{glob.escape(target_path.name)}.*{PARTIAL_SUFFIX}"):
-        with contextlib.suppress(OSError):
-            leftover.unlink()
-
-
-@contextlib.contextmanager
-def locked(output: Path) -> Iterator[None]:
-    """Keep every other writer out, as a `Journal` of that name would."""
-    lock = FileLock(f"{output.resolve()}.lock")
-    try:
-        output.resolve().parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        hint = "Wait for it to end, or choose another -o."
-        raise JournalLockedError(f"{output} is being written by another omnicap process", hint=hint) from error
-    except OSError as error:
-        raise write_error(output, error) from error
-    try:
-        yield
-    finally:
-        lock.release()
+def lock_of(output: Path) -> Path:
+    """The file that a `Journal` of that name locks too."""
+    return Path(f"{output.resolve()}.lock")
 
 
 def check_output(

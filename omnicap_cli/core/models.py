@@ -188,17 +188,17 @@ def _from_pretrained(
         local_files_only=True,
         ignore_mismatched_sizes=True,  # so that they are told, and refused by us
         output_loading_info=True,
-        **_device_settings(placement, devices),
+        **_device_settings(devices),
         **_quantization_settings(placement),
     )
     model, info = loaded
     return model, info
 
 
-def _device_settings(placement: Placement, devices: Sequence[str]) -> dict[str, Any]:
+def _device_settings(devices: Sequence[str]) -> dict[str, Any]:
     """Where transformers puts what: all of it on one device, or layers one after another on several GPUs."""
     if len(devices) == 1:
-        return {} if placement.kind == "cpu" else {"device_map": {"": devices[0]}}
+        return {} if devices[0] == "cpu" else {"device_map": {"": devices[0]}}
     room = {int(name.partition(":")[2]): max(0, free_bytes(name) - WORKSPACE_BYTES) for name in devices}
     return {"device_map": "auto", "max_memory": room}
 

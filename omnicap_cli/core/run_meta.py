@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 import orjson
 
 from omnicap_cli import __version__
-from omnicap_cli.core.atomic import replacing
+from omnicap_cli.core.atomic import is_running, replacing
 from omnicap_cli.core.journal import write_error
 from omnicap_cli.core.text import without_surrogates
 from omnicap_cli.errors import JournalWriteError
@@ -129,10 +129,4 @@ class RunMeta:
         """Whether the process still runs; on another machine only the note can tell."""
         if self.host != socket.gethostname():
             return True
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except (OSError, OverflowError):
-            return True
-        return True
+        return is_running(self.pid)

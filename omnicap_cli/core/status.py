@@ -201,6 +201,9 @@ def _add_run(meta: RunMeta, status: Status) -> None:
     status.seconds = max(0.0, round(now - meta.started, 1))
     status.num_requests, status.num_handled = meta.num_requests, meta.num_handled
     status.num_run_failed, status.num_left = meta.num_failed, meta.num_left
+    if status.num_left is not None:  # and what was on record when the run ended, and is no more
+        num_lost = meta.num_handled - status.num_ok - status.num_failed
+        status.num_left += max(0, num_lost) if status.state != "running" else 0
     if meta.num_finished and status.seconds:
         status.rate = round(meta.num_finished / max(meta.updated - meta.started, 1e-9), 3)
         if status.state == "running" and status.num_left is not None:

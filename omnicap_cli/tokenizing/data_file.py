@@ -11,11 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from omnicap_cli.core.atomic import replacing
+from omnicap_cli.core.atomic import remove_leftovers, replacing
 from omnicap_cli.core.journal import write_error
-from omnicap_cli.core.merging import remove_leftovers
+from omnicap_cli.core.locks import locked
 from omnicap_cli.errors import OmnicapError, OptionError
-from omnicap_cli.tokenizing.locks import locked
 from omnicap_cli.tokenizing.unpacking import Unpacked
 
 _STEP_BYTES: Final = 4 << 20
@@ -132,6 +131,6 @@ def opened(source: str, notes: Path, name: str, stdin: BinaryIO) -> Iterator[Dat
             stack.enter_context(locked(notes / f"{name}.stdin.lock", what=f"{notes.parent / name}_split*.jsonl"))
             stack.callback(unpacked.discard)
         with locked(notes / f"{name}.index.lock", what=index, waits=True):
-            remove_leftovers(index)
+            remove_leftovers(index, is_locked=True)
             data = DataFile.open(unpacked.lines(stdin), index)
         yield data

@@ -13,10 +13,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
 
-from omnicap_cli.core.atomic import replacing
+from omnicap_cli.core.atomic import remove_leftovers, replacing
 from omnicap_cli.core.completeness import listed
 from omnicap_cli.core.journal import write_error
-from omnicap_cli.core.merging import check_output, locked, not_whole, remove_leftovers
+from omnicap_cli.core.locks import locked
+from omnicap_cli.core.merging import check_output, lock_of, not_whole
 from omnicap_cli.core.run_meta import JOURNAL_SUFFIXES
 from omnicap_cli.errors import JournalError, OptionError, UsageError
 from omnicap_cli.tokenizing.checked_lines import check_lines
@@ -136,7 +137,7 @@ def _kept_lines(parts: Sequence[Part]) -> Iterator[list[bytes]]:
 def _write(config: DataMergeConfig, output: Path, parts: Sequence[Part]) -> tuple[Tally, Dropped | None]:
     """Put everything into `output`: the records as they come, then without duplicates, by length, compressed."""
     folder, method, tally = output.resolve().parent, compression_of(output), Tally()
-    remove_leftovers(output)
+    remove_leftovers(output.resolve(), is_locked=True)
     try:
         with contextlib.ExitStack() as stack:
             partial = stack.enter_context(replacing(output))
@@ -173,7 +174,7 @@ def _copy(source: Any, report: PieceReport, target: IO[bytes]) -> None:
 @contextlib.contextmanager
 def _alone(output: Path) -> Iterator[None]:
     """Keep every other writer out, and leave no lock behind."""
-    with locked(output):
+    with locked(lock_of(output), what=output):
         try:
             yield
         finally:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, Final
 
 from omnicap_cli.core.child import Child, ChildDiedError, messages, private_pipes
+from omnicap_cli.core.locks import locked
 from omnicap_cli.core.model_files import find_processor
 from omnicap_cli.core.text import without_surrogates
 from omnicap_cli.core.training_input import TrainingFormat, TrainingInput
@@ -20,7 +21,6 @@ from omnicap_cli.errors import OmnicapError, OptionError
 from omnicap_cli.tokenizing.data_file import opened
 from omnicap_cli.tokenizing.existing import check_data, check_others, existing, find_done, remove
 from omnicap_cli.tokenizing.lengths import LengthCounts
-from omnicap_cli.tokenizing.locks import locked
 from omnicap_cli.tokenizing.split_run import Job, SplitRunner, Step
 from omnicap_cli.tokenizing.splits import MAX_SPLITS, Split, SplitNote
 

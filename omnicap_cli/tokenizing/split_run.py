@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, Final, NamedTuple
 
 import orjson
 
+from omnicap_cli.core.locks import locked
 from omnicap_cli.core.text import without_surrogates
 from omnicap_cli.core.text_tokens import TokenizersDisagreeError
 from omnicap_cli.core.training_input import TrainingFormat, TrainingInput
@@ -16,7 +17,6 @@ from omnicap_cli.errors import OmnicapError
 from omnicap_cli.tokenizing.counting import MAX_LINE_BYTES, RecordCounter, too_long_line
 from omnicap_cli.tokenizing.data_file import DataFile, lines
 from omnicap_cli.tokenizing.existing import find_done, remove, was_begun_slowly
-from omnicap_cli.tokenizing.locks import locked
 from omnicap_cli.tokenizing.media_sizes import MediaSizes
 from omnicap_cli.tokenizing.split_writer import SplitWriter
 from omnicap_cli.tokenizing.splits import Split, SplitNote

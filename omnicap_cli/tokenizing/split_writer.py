@@ -18,9 +18,8 @@ from typing import Any, Final
 
 import orjson
 
-from omnicap_cli.core.atomic import replacing, sync_folder
+from omnicap_cli.core.atomic import remove_leftovers, replacing, sync_folder
 from omnicap_cli.core.journal import write_error
-from omnicap_cli.core.merging import remove_leftovers
 from omnicap_cli.tokenizing.counting import Counted
 from omnicap_cli.tokenizing.lengths import LengthCounts
 from omnicap_cli.tokenizing.splits import Split, SplitNote, partial_of
@@ -161,7 +160,7 @@ class SplitWriter:
 
     def _resume(self) -> None:
         for path in (self.split.checkpoint, self.split.note):
-            remove_leftovers(path)
+            remove_leftovers(path, is_locked=True)
         sizes = self._read_checkpoint()
         for path, size in zip((self.split.output, self.split.rejects), sizes, strict=True):
             with _writing(path):

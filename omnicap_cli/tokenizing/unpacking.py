@@ -12,13 +12,13 @@ from typing import Any, BinaryIO, Final
 import ijson
 import orjson
 
-from omnicap_cli.core.atomic import replacing
+from omnicap_cli.core.atomic import remove_leftovers, replacing
 from omnicap_cli.core.journal import write_error
-from omnicap_cli.core.merging import remove_leftovers
 from omnicap_cli.errors import OmnicapError, OptionError, UsageError
+from omnicap_cli.tokenizing.streams import COMPRESSION, decompressed
 
 _STEP_BYTES: Final = 4 << 20
-_COMPRESSED: Final = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+_COMPRESSION: Final = COMPRESSION | {".bz2": "bz2"}
 _BOM: Final = b"\xef\xbb\xbf"
 _STDIN: Final = "-"
 
@@ -66,10 +66,7 @@ class Unpacked:
 
     def _is_packed(self) -> bool:
         """Whether it is compressed, or all of it is one JSON array."""
-        if self._path.suffix.lower() in _COMPRESSED:
-            if not self._path.stat().st_size:
-                problem = f"{self._source} is damaged: it is empty, which nothing compressed is"
-                raise UsageError(problem, hint="Copy or download it again.")
+        if self._path.suffix.lower() in _COMPRESSION:
             return True
         if self._path.suffix.lower() != ".json":
             return False
@@ -86,7 +83,7 @@ class Unpacked:
         return None
 
     def _write(self, stdin: BinaryIO) -> None:
-        remove_leftovers(self._copy)
+        remove_leftovers(self._copy, is_locked=True)
         with _writing(self._copy) as file:
             for piece in self._pieces(stdin):
                 file.write(piece)
@@ -99,10 +96,11 @@ class Unpacked:
         """Of a file of lines. Raises OptionError or UsageError where the data can't be read to its end."""
         try:
             with contextlib.ExitStack() as stack:
-                file: Any = stdin if self.is_stdin else stack.enter_context(self._path.open("rb"))
-                method = _COMPRESSED.get(self._path.suffix.lower())
-                if method is not None:
-                    file = stack.enter_context(_decompressed(file, method))
+                file: Any = stdin
+                if not self.is_stdin:
+                    method = _COMPRESSION.get(self._path.suffix.lower())
+                    file = stack.enter_context(self._path.open("rb", buffering=0))
+                    file = stack.enter_context(decompressed(file, method))
                 yield from _lines(io.BufferedReader(file, _STEP_BYTES))
         except ijson.JSONError as error:
             message = f"{self._source} is no JSON array to its end: {_first_line(error)}"
@@ -114,12 +112,6 @@ class Unpacked:
             if error.errno is not None:
                 raise OptionError("DATA", self._source, f"can't be read: {error.strerror or error}") from error
             raise UsageError(f"{self._source} is damaged: {error}", hint="Copy or download it again.") from error
-
-
-def _decompressed(file: BinaryIO, method: str) -> Any:
-    import pyarrow
-
-    return pyarrow.input_stream(file, compression=method)
 
 
 def _lines(file: io.BufferedReader) -> Iterator[bytes]:

@@ -504,7 +504,7 @@ PICTURES = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     PICTURES,
     st.integers(10**8, 10**11),
@@ -530,7 +530,7 @@ def test_any_pictures_on_any_device(pictures, budget, max_rows, window, lengths)
         assert simulated_peak(batch, batch.num_new_tokens) < batch.num_bytes
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(PICTURES, st.integers(10**9, 10**11), st.integers(10**8, 10**10))
 def test_a_device_with_less_than_it_said(pictures, budget, really):
     """Whatever is predicted: every row is either run in what there is, or refused alone, and it comes to an end."""

@@ -51,7 +51,7 @@ BROKEN = [b"{broken\n", b"\0\0\0\0\n", b"[1, 2]\n"]
 
 
 @given(st.lists(EVENTS, max_size=25))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_history_is_remembered(events):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "out.jsonl"

@@ -128,9 +128,16 @@ def test_a_run_that_goes_on(path):
     assert 100 <= status.seconds < 200
 
 
+@pytest.mark.parametrize("num_records", [0, 2])
+def test_what_was_lost_since_the_run_is_left(path, num_records):
+    path.write_bytes(b"".join(map(line_of, range(num_records))))
+    note(path, state="finished", started=1000.0, ended=1010.0, num_requests=5, num_handled=5, num_finished=5)
+    assert read_status(path).num_left == 5 - num_records
+
+
 @pytest.mark.parametrize("state", ["finished", "interrupted", "failed"])
 def test_a_run_that_ended(path, state):
-    path.write_bytes(line_of(1))
+    path.write_bytes(b"".join(map(line_of, range(20))))
     note(
         path,
         state=state,

@@ -18,7 +18,6 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from support import tiny_models
-from support.tiny_models import tiny_model  # noqa: F401  a fixture
 from transformers import AutoProcessor
 
 from omnicap_cli.core.prompts import Catalogue
@@ -35,7 +34,7 @@ DEFAULT = Settings()
 
 
 @pytest.fixture(scope="module")
-def processors(tiny_model) -> dict[str, Any]:  # noqa: F811
+def processors(tiny_model) -> dict[str, Any]:
     loaded = {family: AutoProcessor.from_pretrained(tiny_model(family)) for family in tiny_models.FAMILIES}
     return loaded | {"gemma3": gemma3(), "gemma3_crops": gemma3(do_pan_and_scan=True, pan_and_scan_min_crop_size=20)}
 
@@ -121,7 +120,7 @@ def test_every_prompt_of_the_catalogue(family, processors, chats):
     limits=st.sampled_from([(None, None), (None, 20_000), (90_000, None), (10_000, 30_000), (300_000, None)]),
 )
 @example(user="?", system="<|quad_end|>", width=90, height=60, limits=(None, 20_000))
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text_and_any_picture(family, processors, chats, user, system, width, height, limits):
     processor, chat, prompt = processors[family], chats[family], ask(user, system)
     asked = Settings(min_pixels=limits[0], max_pixels=limits[1])
@@ -214,7 +213,7 @@ def test_what_looks_like_a_token_is_text(family, text, place, processors, chats)
     assert text in processor.tokenizer.decode(ids)
 
 
-def test_tokens_that_are_no_marks_are_tokens(tiny_model):  # noqa: F811
+def test_tokens_that_are_no_marks_are_tokens(tiny_model):
     """As those in which models think: the template says nothing of them, and whoever writes them means them."""
     processor = AutoProcessor.from_pretrained(tiny_model("qwen2_vl"))
     processor.tokenizer.add_tokens(["<think>"])

@@ -24,7 +24,7 @@ def all_lines(content: bytes) -> list[bytes]:
     return found[:-1] if found[-1] == b"" else found
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=CONTENTS, step=st.integers(1, 12))
 def test_every_line_is_found_where_it_begins(content, step, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(data_file, "_STEP_BYTES", step)
@@ -40,7 +40,7 @@ def test_every_line_is_found_where_it_begins(content, step, tmp_path, monkeypatc
         assert content[:offset].count(b"\n") == min(number, content.count(b"\n"))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(content=CONTENTS, limit=st.integers(1, 12), step=st.integers(1, 5))
 def test_long_lines_are_passed_over(content, limit, step) -> None:
     with pytest.MonkeyPatch.context() as patched:
