@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 from omnicap_cli.console import Console
 from omnicap_cli.core.atomic import replacing
 from omnicap_cli.core.journal import write_error
-from omnicap_cli.errors import OptionError
+from omnicap_cli.errors import ITEMS_FAILED, OptionError
 from omnicap_cli.interrupts import Interrupts, graceful
 from omnicap_cli.progress import make_progress
 from omnicap_cli.training.config import TrainConfig
@@ -43,31 +45,51 @@ def run_train(
         run.close()
         return 0
     quiet = console if run.is_main else Console(level=0)
+    if run.num_idle_gpus:
+        quiet.warning(f"{run.num_idle_gpus} GPUs have nothing to do: --nproc {run.num_idle_gpus + 1} uses all")
     with graceful(
         lambda: quiet.info("stopping after this step, with a checkpoint; again to stop at once"), _nothing
     ) as (interrupts):
         watcher = _Watcher(quiet, interrupts)
         try:
-            report = run.train(watcher)
+            with contextlib.redirect_stdout(sys.stderr):  # some of those that report_to names speak there
+                report = run.train(watcher)
         finally:
             watcher.end()
     run.close()
     if run.is_main:
         show_train_report(console, report, as_json=as_json)
+    if report.num_skipped:
+        quiet.warning(f"left out, as their media couldn't be read: {report.num_skipped:,} samples")
+    if report.num_uncuttable:
+        why = "a cut at data.max_length would go through a picture"
+        quiet.warning(f"left out, as {why}: {report.num_uncuttable:,} samples")
     if report.was_stopped:
         quiet.info("interrupted; run the same command again to go on")
         return interrupts.exit_code or 1
-    return 0
+    # a launcher takes any code but 0 for a crash
+    return ITEMS_FAILED if report.num_skipped and run.num_processes == 1 else 0
 
 
-def start_processes(num_processes: int) -> NoReturn:
-    """Become torchrun, with the same command in `num_processes` processes of this machine."""
+def start_processes(num_processes: int) -> int:
+    """The same command in `num_processes` processes of this machine, started by torchrun; the exit code."""
     if num_processes < 1:
         raise OptionError("--nproc", num_processes, "is no number of processes")
     os.environ.pop("OMNICAP_NPROC", None)  # or each of them would start as many again
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", _SHUTDOWN_SECONDS)
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
-    os.execv(sys.executable, [sys.executable, *launcher, "-m", "omnicap_cli", *_words_of_each_process()])
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    words = ["--standalone", f"--nproc-per-node={num_processes}", "-m", "omnicap_cli", *_words_of_each_process()]
+    logging.disable()  # each process says itself what is wrong
+    try:
+        run.run(run.parse_args(words))  # type: ignore[no-untyped-call]
+    except SignalException as signalled:
+        return 128 + int(signalled.sigval)
+    except ChildFailedError as failed:
+        return max(failed.get_first_failure()[1].exitcode, 1)
+    return 0
 
 
 def write_batch_file(
@@ -127,11 +149,12 @@ class _Watcher:
         if self._num_before is None:
             self._num_before = step - 1
         if "eval_loss" in values:
-            self._console.info(f"step {step:,}: held-out loss {values['eval_loss']:.4f}")
+            self._console.info(f"step {values['step']:,}: held-out loss {values['eval_loss']:.4f}")
         if "loss" in values:
             self._progress.details = (
                 f"loss {values['loss']:.4f}, rate {values['learning_rate']:.2e}, "
-                f"{values['tokens_per_second']:,.0f} tokens/s, fill {values['fill']:.0%}"
+                f"{values['tokens_per_second']:,.0f} tokens/s, "
+                f"{values['supervised_tokens']:,.0f} supervised, fill {values['fill']:.0%}"
             )
         self._progress.update(num_finished=step - self._num_before, num_handled=step, num_failed=0)
 

@@ -65,5 +65,5 @@ def train(
         )
         return
     if num_processes is not None:
-        start_processes(num_processes)
+        raise typer.Exit(start_processes(num_processes))
     raise typer.Exit(run_train(config, overrides or [], console, force=force, dry_run=dry_run, as_json=as_json))

@@ -1,8 +1,8 @@
 """Examples side by side and one after the other, as one forward pass takes them.
 
-Samples that share a row are kept apart by their positions alone: those of text begin anew with each, from which
-transformers makes the mask for sdpa, and from which come the lengths for flash-attention. It does so only where there
-is neither a mask nor a cache. What fills a row up comes last, where nothing before it can see it, and is not learnt.
+Samples that share a row are kept apart by their lengths, or by their positions alone: those of text begin anew with
+each, from which transformers makes a mask. It does so only where there is neither a mask nor a cache. What fills a row
+up comes last, where nothing before it can see it, and is not learnt.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from omnicap_cli.core.sequences import IGNORED
+from omnicap_cli.training.attention import lengths_of
 from omnicap_cli.training.examples import Example, Patches
 
 Row = Sequence[Example]
@@ -21,7 +22,10 @@ Row = Sequence[Example]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchStats:
-    """What is in a batch: real tokens and supervised ones, room for tokens, and samples; `num_skipped` are missing."""
+    """What is in a batch: real tokens and supervised ones, room for tokens, and samples.
+
+    `num_skipped` samples are left out as their media are missing, `num_uncuttable` as no text could be cut off them.
+    """
 
     num_tokens: int
     num_supervised_tokens: int
@@ -29,6 +33,7 @@ class BatchStats:
     num_patches: int
     sample_ids: tuple[str, ...]
     num_skipped: int = 0
+    num_uncuttable: int = 0
 
 
 def collate(
@@ -38,8 +43,7 @@ def collate(
 
     `position_ids` have shape (4, num_rows, longest): text, time, height, width. `labels` are there for the model to
     return a loss, `shift_labels` what it compares: for each place the next token. Only the `logits_to_keep` are
-    computed, unless `all_logits`. With `varlen` all is one row, and the lengths of samples are given as flash-attention
-    takes them.
+    computed, unless `all_logits`. With `varlen` all is one row, and `lengths_of` its samples are given.
     """
     if varlen:
         rows = [[example for row in rows for example in row]]
@@ -66,7 +70,7 @@ def collate(
     batch["shift_labels"] = shift_labels
     batch |= _patches([example for row in rows for example in row])
     if varlen:
-        batch |= _varlen([len(example) for example in rows[0]])
+        batch |= lengths_of([len(example) for example in rows[0]])
     return batch
 
 
@@ -82,25 +86,21 @@ def _patches(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
     return inputs
 
 
-def _varlen(lengths: Sequence[int]) -> dict[str, Any]:
-    ends = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
-    return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": max(lengths), "max_length_k": max(lengths)}
-
-
 def has_pictures(rows: Sequence[Row]) -> bool:
     """Whether the vision tower has anything to do."""
     return any(example.images or example.clips for row in rows for example in row)
 
 
-def stats_of(rows: Sequence[Row], num_skipped: int = 0) -> BatchStats:
-    """Of a batch of `rows`."""
+def stats_of(rows: Sequence[Row], *, num_places: int, num_skipped: int = 0, num_uncuttable: int = 0) -> BatchStats:
+    """Of a batch of `rows` that has so many places for tokens."""
     examples = [example for row in rows for example in row if not example.is_blank]
     patches: list[Patches] = [each for example in examples for each in (example.images, example.clips) if each]
     return BatchStats(
         num_tokens=sum(map(len, examples)),
         num_supervised_tokens=sum(int((example.labels[1:] >= 0).sum()) for example in examples),
-        num_places=len(rows) * max(sum(map(len, row)) for row in rows),
+        num_places=num_places,
         num_patches=sum(len(each.pixel_values) for each in patches),
         sample_ids=tuple(example.id for example in examples),
         num_skipped=num_skipped,
+        num_uncuttable=num_uncuttable,
     )

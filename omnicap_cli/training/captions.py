@@ -61,6 +61,8 @@ class EvalCaptions:
         }
         ids = kept["input_ids"]
         kinds = (ids == self.layout.image_token_id).int() + 2 * (ids == self.layout.video_token_id).int()
+        if prompt.clip_seconds:
+            kept["second_per_grid_ts"] = torch.tensor(prompt.clip_seconds)
         output = model.generate(
             **{name: value.to(model.device) for name, value in kept.items()},
             mm_token_type_ids=kinds.to(model.device),
@@ -80,4 +82,5 @@ def _until(example: Example, end: int) -> Example:
         positions=example.positions[:, :end],
         images=example.images,
         clips=example.clips,
+        clip_seconds=example.clip_seconds,
     )

@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +14,9 @@ from typing import Any, Final
 from omnicap_cli import __version__
 from omnicap_cli.core.atomic import sync_folder
 from omnicap_cli.core.folders import sync_tree
+from omnicap_cli.core.memory import gigabytes
 from omnicap_cli.errors import OmnicapError
+from omnicap_cli.training.together import failing_together
 
 NOTE: Final = "omnicap.json"
 _NAME: Final = re.compile(r"checkpoint-\d+")
@@ -35,48 +37,50 @@ class Checkpoints:
     note: Mapping[str, Any]
 
     @contextlib.contextmanager
-    def saving(self, name: str, *, is_main: bool, wait: Callable[[], None]) -> Iterator[Path]:
+    def saving(self, name: str, *, is_main: bool) -> Iterator[Path]:
         """A folder to save into that becomes the checkpoint `name` when the block ends well in all processes.
 
-        `wait` returns when all processes have come to it. Raises CheckpointError where the disk doesn't take it, and
-        leaves the checkpoints that are there as they were.
+        Raises CheckpointError where a disk doesn't take it, in all processes, and leaves the checkpoints that are there
+        as they were.
         """
-        staging = self.folder / _STAGING
+        made = self.folder / _STAGING / name
         try:
+            with failing_together(), self._telling(name):
+                if is_main:
+                    shutil.rmtree(made.parent, ignore_errors=True)
+                    made.mkdir(parents=True)
+            with failing_together(), self._telling(name):
+                yield made
+            with failing_together(), self._telling(name):
+                if is_main:
+                    self._finish(made)
+        except OmnicapError:
             if is_main:
-                shutil.rmtree(staging, ignore_errors=True)
-                (staging / name).mkdir(parents=True)
-            wait()
-            yield staging / name
-            wait()
-            if is_main:
-                (staging / name / _PICKLE).unlink(missing_ok=True)
-                _share(staging / name)
-                (staging / name / NOTE).write_text(json.dumps(self.note, indent=1), "utf-8")
-                sync_tree(staging / name)
-                self._move(staging / name)
-                shutil.rmtree(staging, ignore_errors=True)
-                self._forget_old()
-            wait()
+                shutil.rmtree(made.parent, ignore_errors=True)
+            raise
+
+    @contextlib.contextmanager
+    def _telling(self, name: str) -> Iterator[None]:
+        try:
+            yield
         except OmnicapError:
             raise
         except Exception as error:  # of many kinds: each format has its own for a full disk
-            if is_main:
-                shutil.rmtree(staging, ignore_errors=True)
             latest = newest(self.folder)
             kept = f"{latest.name} is whole: the run goes on from there." if latest else "No checkpoint is there yet."
-            raise CheckpointError(f"{name} can't be saved in {self.folder}: {error}", hint=kept) from error
+            free = f"{gigabytes(shutil.disk_usage(self.folder).free)} are free there"
+            raise CheckpointError(f"{name} can't be saved in {self.folder}: {error} ({free})", hint=kept) from error
 
-    def _move(self, made: Path) -> None:
-        target = self.folder / made.name
-        if target.exists():  # of the same step, so of the same state
-            shutil.rmtree(target)
-        made.rename(target)
+    def _finish(self, made: Path) -> None:
+        (made / _PICKLE).unlink(missing_ok=True)
+        _share(made)
+        (made / NOTE).write_text(json.dumps(self.note, indent=1), "utf-8")
+        sync_tree(made)
+        made.rename(self.folder / made.name)
         sync_folder(self.folder)
-
-    def _forget_old(self) -> None:
         for old in found(self.folder)[: -self.keep]:
-            shutil.rmtree(old, ignore_errors=True)
+            old.rename(made.parent / old.name)  # gone at once, so that nobody reads half of it
+        shutil.rmtree(made.parent, ignore_errors=True)
 
 
 def found(folder: Path) -> list[Path]:

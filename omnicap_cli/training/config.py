@@ -18,6 +18,7 @@ from omnicap_cli.training.config_reading import read_file, read_sections, with_o
 from omnicap_cli.training.mixture import DataSet
 
 _MAX_PACK_TOKENS: Final = 1 << 20
+_MAX_STEPS: Final = 100_000_000
 _REQUIRED: Final = (("model.name",), ("data.train", "data.mixture"), ("checkpoint.output",))
 
 
@@ -140,6 +141,8 @@ class OptimisationConfig:
         checks.shares("warmup_ratio", "min_learning_rate_ratio")
         checks.below_one("adam_beta1", "adam_beta2")
         checks.at_least(1, "num_epochs", "max_steps", "batch_size", "gradient_accumulation")
+        if self.max_steps and self.max_steps > _MAX_STEPS:
+            checks.fail("max_steps", f"is too large; give at most {_MAX_STEPS:,}")
         checks.seed("seed")
 
 
@@ -242,6 +245,16 @@ class TrainConfig:
         if self.adapter.kind == "none" and not self.model.trains_a_part:
             hint = "Set one of model.train_llm, model.train_merger and model.train_vision, or adapter.kind: lora."
             raise UsageError("nothing is trained: all parts are frozen, and there is no adapter", hint=hint)
+        if (
+            self.adapter.kind == "none"
+            and self.model.dtype == "bfloat16"
+            and self.distributed.strategy in ("auto", "ddp")
+        ):
+            problem = "is too coarse for weights that learn in small steps: most of these would be rounded away"
+            hint = (
+                "Leave it out: with optimisation.precision bfloat16 they stay float32, and are computed with in that."
+            )
+            raise OptionError("model.dtype", "bfloat16", problem, hint=hint)
         if self.packing.enabled and self.packing.max_tokens < self.data.max_length:
             problem = f"is less than data.max_length {self.data.max_length}: such a sample fits no pack"
             raise OptionError("packing.max_tokens", self.packing.max_tokens, problem)
@@ -263,10 +276,16 @@ class TrainConfig:
         return replace(config, data=replace(config.data, train=sets, mixture=None))
 
     def check_files(self) -> None:
-        """Raise OptionError for the first of the named files and folders that isn't there."""
+        """Raise OptionError for the first of the named files and folders that isn't there, or can't be made."""
         for key, path in self._inputs():
             if not os.path.exists(path):
                 raise OptionError(key, str(path), "is not there")
+        output = self.checkpoint.output
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except (OSError, ValueError) as error:  # a ValueError where its name can be none
+            reason = getattr(error, "strerror", error)
+            raise OptionError("checkpoint.output", str(output), f"can't be made: {reason}") from error
 
     def _inputs(self) -> Iterator[tuple[str, str | Path]]:
         for key, sets in (("data.train", self.data.train), ("data.eval", self.data.eval)):

@@ -11,12 +11,25 @@ FREE_ON_RESUME: Final = frozenset(
         "checkpoint.every_minutes",
         "checkpoint.every_steps",
         "checkpoint.keep",
+        "checkpoint.output",
         "data.num_workers",
-        "distributed.*",
+        "distributed.offload",
         "logging.*",
     }
 )
 """Keys, and `section.*` for whole sections, that change nothing of what is learned."""
+
+FIXED: Final = frozenset(
+    {
+        "adapter.kind",
+        "adapter.rank",
+        "adapter.vision",
+        "model.train_llm",
+        "model.train_merger",
+        "model.train_vision",
+    }
+)
+"""Keys that decide which weights learn: the state of an optimiser is of no use for others."""
 
 _ABSENT: Final = object()
 

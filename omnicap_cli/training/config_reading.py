@@ -25,8 +25,18 @@ T = TypeVar("T")
 _SWITCHES: Final = {True: "on", False: "off"}  # as YAML reads the words on and off
 
 
+# what the parser raises beside its own: a date with a 13th month is a ValueError
+_UNREADABLE: Final = (yaml.YAMLError, ValueError, AttributeError, RecursionError)
+
+
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that is there twice, of which YAML would keep the last one in silence."""
+    """Refuses what YAML would read in silence as another thing: a key that is there twice, and 12:30 for 750."""
+
+    def construct_scalar(self, node: Any) -> Any:
+        value = super().construct_scalar(node)
+        if ":" in value and node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float"):
+            raise yaml.MarkedYAMLError(problem=f"{value} is no number", problem_mark=node.start_mark)
+        return value
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -50,7 +60,7 @@ def read_file(path: Path, option: str) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         place = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UsageError(f"{path}{place}: {error.problem or error}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date with a 13th month is a ValueError
+    except _UNREADABLE as error:
         raise UsageError(f"{path}: can't be understood: {error}") from error
     if not isinstance(values, dict):
         raise UsageError(f"{path} holds no keys with values", hint="Write `key: value` lines; see docs/training.md.")
@@ -67,7 +77,7 @@ def with_overrides(values: Mapping[Any, Any], overrides: Sequence[str]) -> dict[
             raise OptionError("--set", override, "sets nothing; write section.key=value")
         try:
             value = yaml.load(text, _Loader)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
+        except _UNREADABLE as error:
             problem = getattr(error, "problem", None) or error
             raise OptionError("--set", override, f"has a value that can't be understood: {problem}") from error
         if not key:

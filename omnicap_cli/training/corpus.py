@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ class Corpus:
         picks = [_pick(each, index, max_tokens, too_long, seed) for each, index in zip(sets, indices, strict=True)]
         numbers = [numbers for numbers, _ in picks]
         if not sum(map(len, numbers)):
-            raise DataError(f"there is nothing to train on in {', '.join(each.label for each in sets)}")
+            raise DataError(f"there are no samples in {', '.join(each.label for each in sets)}")
         pairs = list(zip(indices, numbers, strict=True))
         return cls(
             indices=indices,
@@ -68,10 +69,28 @@ class Corpus:
     def __len__(self) -> int:
         return len(self.record_numbers)
 
+    @property
+    def digest(self) -> str:
+        """Tells these samples from all others, by the content of their records."""
+        digest = hashlib.sha256("\n".join(index.digest for index in self.indices).encode())
+        for numbers in (self.set_numbers, self.record_numbers):
+            digest.update(numbers.tobytes())
+        return digest.hexdigest()
+
     def record(self, sample: int) -> dict[str, Any]:
         """The record of a sample."""
         index = self.indices[int(self.set_numbers[sample])]
         return index.record(int(self.record_numbers[sample]))
+
+    def check_patches(self, patches: npt.NDArray[np.int64], max_patches: int) -> None:
+        """Raise DataError where one of the samples, which have so many `patches`, has more than a pack takes."""
+        if not (is_large := patches > max_patches).any():
+            return
+        first = int(is_large.argmax())
+        what = f"{is_large.sum():,} samples have more patches than packing.max_patches {max_patches:,}"
+        name = self.record(first).get("id")
+        hint = "Raise it, or lower data.max_pixels and count again."
+        raise DataError(f"{what}, as {name!r} with {patches[first]:,}", hint=hint)
 
 
 def _pick(

@@ -45,7 +45,10 @@ class Patches(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Example:
-    """A sample. `input_ids` and `labels` have shape (num_tokens,), `positions` (4, num_tokens)."""
+    """A sample. `input_ids` and `labels` have shape (num_tokens,), `positions` (4, num_tokens).
+
+    `clip_seconds` are those between two patches of each clip, for a model that places them by the second.
+    """
 
     id: str
     input_ids: torch.Tensor
@@ -53,6 +56,7 @@ class Example:
     positions: torch.Tensor
     images: Patches | None = None
     clips: Patches | None = None
+    clip_seconds: tuple[float, ...] = ()
     is_blank: bool = False
 
     def __len__(self) -> int:
@@ -121,6 +125,7 @@ class ExampleReader:
             positions=torch.from_numpy(positions[:, :end]),
             images=_joined(images),
             clips=_joined([patches for patches, _, _ in clips]),
+            clip_seconds=tuple(seconds for _, _, seconds in clips) if self.layout.tokens_per_second else (),
         )
 
     def blank(self) -> Example:

@@ -21,6 +21,7 @@ from omnicap_cli.training.merging import ADAPTER, Base, check_finite, merged, tr
 
 _DTYPES: Final = ("auto", "bfloat16", "float32")
 _SIZE: Final = re.compile(r"[1-9]\d*[KMGT]B")
+_NUM_TRIES: Final = 5
 _HOW_LOADED: Final = ("is_local", "local_files_only")  # a tokenizer saves them among its settings
 
 
@@ -59,11 +60,27 @@ class ModelExportReport:
 
 
 def export_checkpoint(config: ModelExportConfig, warn: Callable[[str], None]) -> ModelExportReport:
-    """Write the model that a checkpoint comes to. `output` is whole then, or as it was. Raises OmnicapError."""
-    checkpoint = _find_checkpoint(config.checkpoint)
+    """Write the model that a checkpoint comes to. `output` is whole then, or as it was. Raises OmnicapError.
+
+    Where a run at work replaces its newest checkpoint meanwhile, the next one is taken.
+    """
+    for _ in range(_NUM_TRIES):
+        checkpoint = _find_checkpoint(config.checkpoint)
+        try:
+            return _exported(config, checkpoint, warn)
+        except Exception:  # of many kinds, depending on what was read just then
+            if checkpoint.exists():
+                raise
+    hint = "Wait until it is over, or let it keep more (checkpoint.keep)."
+    raise CheckpointError(f"the run in {config.checkpoint} replaces its checkpoints too soon to be read", hint=hint)
+
+
+def _exported(config: ModelExportConfig, checkpoint: Path, warn: Callable[[str], None]) -> ModelExportReport:
     base = Base(checkpoint, config.model)
     is_adapter = (checkpoint / ADAPTER).exists()
     _check_output(config, [checkpoint, Path(base.name)])
+    if config.model and not is_adapter:
+        warn(f"{checkpoint} has all weights of its own: of --model only what it lacks beside them is taken")
     for left in leftovers(config.output):
         warn(f"{left} is of an export that was killed, or of one at work: delete it if there is none")
     with libraries_quiet():

@@ -5,11 +5,15 @@ What is wrong with a sample travels as a value, so that the process that trains 
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
+import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -23,6 +27,9 @@ from omnicap_cli.training.records import DataError
 
 FAILURE: Final = "failure"  # stands alone in a batch that couldn't be made
 STATS: Final = "stats"
+_SMALL_BYTES: Final = 1 << 16  # what a pipe holds
+_LEAVE: Final = signal.SIGUSR1
+_PATIENCE_SECONDS: Final = 2.0  # for a worker that is in the middle of a picture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -45,23 +52,31 @@ class BatchMaker:
 
     def _made(self, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
         read = [[self._example(sample) for sample in row] for row in rows]
-        examples = [[each for each in row if each is not None] for row in read]
+        examples = [[each for each in row if isinstance(each, Example)] for row in read]
         examples = [row for row in examples if row]
-        num_skipped = sum(each is None for row in read for each in row)
+        left_out = [each for row in read for each in row if isinstance(each, OmnicapError)]
+        num_uncuttable = sum(isinstance(each, UncuttableError) for each in left_out)
         if not has_pictures(examples):
             examples = [[*examples[0], self.reader.blank()], *examples[1:]] if examples else [[self.reader.blank()]]
         batch = collate(examples, pad_token_id=self.pad_token_id, varlen=self.varlen, all_logits=self.all_logits)
-        return batch | {STATS: stats_of(examples, num_skipped)}
+        stats = stats_of(
+            examples,
+            num_places=batch["input_ids"].numel(),
+            num_skipped=len(left_out) - num_uncuttable,
+            num_uncuttable=num_uncuttable,
+        )
+        return batch | {STATS: stats}
 
-    def _example(self, sample: int) -> Example | None:
+    def _example(self, sample: int) -> Example | UncuttableError | ItemError:
+        """The sample, or why it is left out."""
         record = self.corpus.record(sample)
         try:
             return self.reader.read(record, max_tokens=self.corpus.max_tokens)
-        except UncuttableError:
-            return None
+        except UncuttableError as error:
+            return error
         except ItemError as error:
             if self.skip_missing:
-                return None
+                return error
             hint = "Restore it, or set data.missing_media to skip: then such samples are left out, and counted."
             raise DataError(f"{record.get('id')}: {without_remedy(error.message)}", hint=hint) from error
 
@@ -80,19 +95,30 @@ class RankBatches(Dataset[dict[str, Any]]):
         return self._maker.make(self._plan.rows(number * self._num_processes + self._process))
 
     def loader(self, *, num_workers: int) -> DataLoader[dict[str, Any]]:
-        """In the order of the plan, one batch at a time."""
+        """In the order of the plan, one batch at a time, to be `received`.
+
+        It draws nothing from the numbers that dropout draws from.
+        """
         return DataLoader(
             self,
             batch_size=1,
             collate_fn=_only,
             num_workers=num_workers,
+            generator=torch.Generator(),
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_serve if num_workers else None,
         )
 
 
 def _only(batches: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return batches[0]
+    """The one of them, to be handed over by a worker: to share memory costs more than to copy a few bytes."""
+    tensors = {name: each for name, each in batches[0].items() if torch.is_tensor(each)}
+    return batches[0] | {name: each.numpy() for name, each in tensors.items() if each.nbytes <= _SMALL_BYTES}
+
+
+def received(batch: dict[str, Any]) -> dict[str, Any]:
+    """What a loader gave, as a model takes it."""
+    return {name: torch.from_numpy(each) if isinstance(each, np.ndarray) else each for name, each in batch.items()}
 
 
 def _serve(_: int) -> None:
@@ -103,3 +129,19 @@ def _serve(_: int) -> None:
     torch.set_num_threads(1)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(_LEAVE, lambda *_: os._exit(0))  # torch raises an error for a worker that ends otherwise
+
+
+@contextlib.contextmanager
+def ending_workers() -> Iterator[None]:
+    """After the block no worker is left that was started in it: Python would wait for them, and they ignore SIGTERM."""
+    before = set(multiprocessing.active_children())
+    try:
+        yield
+    finally:
+        workers = set(multiprocessing.active_children()) - before
+        for worker in workers:
+            os.kill(worker.pid or 0, _LEAVE)
+        for worker in workers:
+            worker.join(_PATIENCE_SECONDS)
+            worker.kill()

@@ -10,14 +10,27 @@ from dataclasses import dataclass, field
 import torch
 
 from omnicap_cli.training.batches import BatchStats
+from omnicap_cli.training.records import DataError
 
-_NAMES = ("num_tokens", "num_supervised_tokens", "num_places", "num_patches", "num_samples", "num_skipped")
+_MANY = 10  # so many samples are no accident
+_NAMES = (
+    "num_tokens",
+    "num_supervised_tokens",
+    "num_places",
+    "num_patches",
+    "num_samples",
+    "num_skipped",
+    "num_uncuttable",
+)
 
 
 @dataclass(slots=True, kw_only=True)
 class Meter:
     """Counts in one process. `gather` sums over all of them."""
 
+    num_samples: int = 0  # of all times and processes
+    num_skipped: int = 0
+    num_uncuttable: int = 0
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_NAMES, 0))
     wait_seconds: float = 0.0
     started: float = field(default_factory=time.perf_counter)
@@ -54,7 +67,16 @@ class Meter:
             "supervised_tokens": total["num_supervised_tokens"],
             "data_wait": self.wait_seconds / seconds,
         }
-        if total["num_skipped"]:
-            values["skipped_samples"] = total["num_skipped"]
+        if num_left_out := total["num_skipped"] + total["num_uncuttable"]:
+            values["skipped_samples"] = num_left_out
+        self.num_samples += int(total["num_samples"])
+        self.num_skipped += int(total["num_skipped"])
+        self.num_uncuttable += int(total["num_uncuttable"])
         self.counts, self.wait_seconds, self.started = dict.fromkeys(_NAMES, 0), 0.0, time.perf_counter()
         return values
+
+    def check_skipped(self) -> None:
+        """Raise DataError where most of the media can't be read: then a place is wrong, and not a file."""
+        if self.num_skipped >= _MANY and self.num_skipped > self.num_samples:
+            what = f"{self.num_skipped:,} of {self.num_samples + self.num_skipped:,} samples so far had to be skipped"
+            raise DataError(what, hint="Their media can't be read: look at data.image_root, and whether it is there.")

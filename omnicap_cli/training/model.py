@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import torch
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from omnicap_cli.core.devices import Placement
 from omnicap_cli.core.model_files import ModelFiles
-from omnicap_cli.core.models import check_architecture, check_weights, load_model, load_processor
+from omnicap_cli.core.models import check_architecture, check_weights, load_model
 from omnicap_cli.core.quiet import libraries_quiet
 from omnicap_cli.errors import EngineError, OptionError
+from omnicap_cli.training.attention import attend_by_sample, takes_lengths
 from omnicap_cli.training.batches import collate
 from omnicap_cli.training.config import AdapterConfig, ModelConfig
 from omnicap_cli.training.examples import Example
@@ -29,15 +33,6 @@ class Part(Enum):
     LLM = "llm"
 
 
-class TrainedModel(NamedTuple):
-    """A model on the CPU, in training mode, and what belongs to it. `files` tells which one it was made from."""
-
-    model: Any
-    processor: Any
-    files: ModelFiles
-    attn: str
-
-
 def part_of(parameter: str) -> Part:
     """The part that a parameter belongs to, by its name in transformers, with or without an adapter around it."""
     _, visual, inside = f".{parameter}".partition(".visual.")
@@ -46,31 +41,51 @@ def part_of(parameter: str) -> Part:
     return Part.MERGER if "merger" in inside.split(".")[0] else Part.VISION
 
 
-def load(config: ModelConfig, adapter: AdapterConfig, checkpoint: Path | None = None) -> TrainedModel:
-    """Load what is to be trained, with everything else frozen; whole weights from a `checkpoint` where there is one.
+def find(config: ModelConfig, adapter: AdapterConfig, checkpoint: Path | None = None) -> ModelFiles:
+    """The files of what is to be trained, on this machine; whole weights are those of a `checkpoint` if there is one.
 
-    Raises OptionError or EngineError where the model is of another family, its files are damaged, or can't be trained
-    as asked.
+    Raises OptionError or EngineError where the model is of another family, or files are missing or damaged.
     """
-    if checkpoint and adapter.kind == "none":
-        files = ModelFiles.find(str(checkpoint))
-    else:
-        files = ModelFiles.find(config.name, config.revision)
+    try:
+        if checkpoint and adapter.kind == "none":
+            files = ModelFiles.find(str(checkpoint))
+        else:
+            files = ModelFiles.find(config.name, config.revision)
+    except OptionError as error:
+        raise _named_by_key(error, config, adapter) from error
     if files.model_type not in FAMILIES:
         hint = f"Take a model of one of these families: {', '.join(FAMILIES)}."
         raise OptionError("model.name", config.name, f"is a {files.model_type}, which isn't trained here", hint=hint)
     check_architecture(files)
-    files = files.fetched()
-    model = _loaded(files, config, adapter)
+    return files.fetched()
+
+
+def load(
+    files: ModelFiles,
+    config: ModelConfig,
+    adapter: AdapterConfig,
+    *,
+    precision: str,
+    packs: bool = False,
+    sizes_only: bool = False,
+) -> Any:
+    """The model on the CPU, in training mode, with everything frozen that isn't to learn.
+
+    `precision` is what it is going to compute in, `packs` whether samples are going to share rows. With `sizes_only` no
+    weight is read, and none is there. Raises OptionError or EngineError where it can't be trained as asked.
+    """
+    placement = _placement(config, adapter, precision)
     with libraries_quiet():
-        processor = load_processor(files.folder)
+        model = _without_weights(files, placement) if sizes_only else _loaded(files, placement)
+        if packs:
+            attend_by_sample(model)
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if adapter.kind == "none":
             freeze(model, {part for part in Part if not getattr(config, f"train_{part.value}")})
         else:
             model = with_adapter(model, adapter, gradient_checkpointing=config.gradient_checkpointing)
-    return TrainedModel(model.train(), processor, files, model.config._attn_implementation)
+    return model.train()
 
 
 def freeze(model: torch.nn.Module, parts: set[Part]) -> None:
@@ -83,7 +98,7 @@ def with_adapter(model: Any, config: AdapterConfig, *, gradient_checkpointing: b
     """The model frozen, with low-rank matrices that learn beside its linear layers. Source: LoRA (arXiv 2106.09685)."""
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
-    if config.kind == "qlora":
+    if config.kind == "qlora" and model.device.type != "meta":
         model = prepare_model_for_kbit_training(  # type: ignore[no-untyped-call]
             model, use_gradient_checkpointing=gradient_checkpointing
         )
@@ -115,7 +130,7 @@ def parameter_groups(
     groups: dict[tuple[Part, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((part_of(name), parameter.ndim > 1), []).append(parameter)
+            groups.setdefault((part_of(name), len(_shape(parameter)) > 1), []).append(parameter)
     return [
         {
             "params": parameters,
@@ -149,10 +164,10 @@ def _text(input_ids: torch.Tensor) -> Example:
     return Example(id="", input_ids=input_ids, labels=input_ids, positions=positions)
 
 
-def check_isolation(model: Any, attn: str) -> None:
-    """Raise OptionError where packing would let samples see each other."""
-    if not isolates(model, varlen=attn == "flash_attention_2"):
-        problem = f"lets samples see each other with the attention {attn}"
+def check_isolation(model: Any, config: Any) -> None:
+    """Raise OptionError where packing would let samples see each other. `config` is that of the model in `model`."""
+    if not isolates(model, varlen=takes_lengths(config)):
+        problem = f"lets samples see each other with the attention {config._attn_implementation}"
         raise OptionError("packing.enabled", True, problem, hint="Set model.attn to sdpa, or packing.enabled to false.")
 
 
@@ -160,30 +175,60 @@ def trained_parameters(model: torch.nn.Module) -> Iterator[tuple[Part, int, int]
     """For each part: how many parameters it has, and how many of them learn."""
     counts = {part: [0, 0] for part in Part}
     for name, parameter in model.named_parameters():
-        counts[part_of(name)][0] += parameter.numel()
-        counts[part_of(name)][1] += parameter.numel() if parameter.requires_grad else 0
+        number = math.prod(_shape(parameter))
+        counts[part_of(name)][0] += number
+        counts[part_of(name)][1] += number if parameter.requires_grad else 0
     for part, (num_all, num_trained) in counts.items():
         yield part, num_all, num_trained
 
 
 def state_bytes(model: torch.nn.Module) -> int:
     """What weights take, and gradients and AdamW's two averages of those that learn; no activations."""
-    return sum(each.numel() * each.element_size() * (4 if each.requires_grad else 1) for each in model.parameters())
+    return sum(
+        math.prod(_shape(each)) * each.element_size() * (4 if each.requires_grad else 1) for each in model.parameters()
+    )
 
 
-def _loaded(files: ModelFiles, config: ModelConfig, adapter: AdapterConfig) -> Any:
-    quantize = "4bit" if adapter.kind == "qlora" else None
+def _shape(parameter: torch.nn.Parameter) -> tuple[int, ...]:
+    """Of the whole of it: under ZeRO-3 a process has only a part, without a shape."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def _placement(config: ModelConfig, adapter: AdapterConfig, precision: str) -> Placement:
     dtype = "float32" if config.dtype == "auto" and adapter.kind == "none" else config.dtype
+    quantize = "4bit" if adapter.kind == "qlora" else None
     try:
-        placement = Placement.choose(dtype=dtype, attn=config.attn, quantize=quantize)
+        attn = Placement.choose(dtype=precision, attn=config.attn)  # of the numbers that autocast gives it
+        weights = Placement.choose(dtype=dtype, attn="sdpa", quantize=quantize)
     except OptionError as error:  # which names options of other commands
-        raise EngineError(f"{config.name} can't be trained so here: {error.message}", hint=error.hint) from error
-    device = f"cuda:{torch.cuda.current_device()}" if quantize else "cpu"
-    with libraries_quiet():
-        try:
-            model, info = load_model(files.folder, placement, [device])
-        except Exception as error:  # of any kind, since transformers checks little by itself
-            reason = str(error).strip().split("\n")[0] or type(error).__name__
-            raise EngineError(f"{files.name} can't be loaded: {reason}", hint="--debug shows where.") from error
+        raise _named_by_key(error, config, adapter) from error
+    return replace(weights, attn=attn.attn, attn_is_asked=attn.attn_is_asked)
+
+
+def _named_by_key(error: OptionError, config: ModelConfig, adapter: AdapterConfig) -> OptionError:
+    named = {
+        "--model": ("model.name", config.name),
+        "--attn": ("model.attn", config.attn),
+        "--dtype": ("model.dtype", config.dtype),
+        "--quantize": ("adapter.kind", adapter.kind),
+    }
+    key, value = named.get(error.option, (error.option, error.value))
+    return OptionError(key, value, error.problem, hint=error.hint if key == "model.name" else None)
+
+
+def _without_weights(files: ModelFiles, placement: Placement) -> Any:
+    with torch.device("meta"):
+        loaded = AutoConfig.from_pretrained(files.folder, local_files_only=True)
+        dtype = getattr(torch, placement.dtype)
+        return AutoModelForImageTextToText.from_config(loaded, dtype=dtype, attn_implementation=placement.attn)
+
+
+def _loaded(files: ModelFiles, placement: Placement) -> Any:
+    device = f"cuda:{torch.cuda.current_device()}" if placement.quantize else "cpu"
+    try:
+        model, info = load_model(files.folder, placement, [device])
+    except Exception as error:  # of any kind, since transformers checks little by itself
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise EngineError(f"{files.name} can't be loaded: {reason}", hint="--debug shows where.") from error
     check_weights(files, info)
     return model

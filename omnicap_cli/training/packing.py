@@ -63,13 +63,13 @@ def pack(
     _check("patches", patches, at_least=0, at_most=max_patches)
 
     generator = np.random.PCG64(seed)
-    shuffled = _shuffled(len(lengths), generator)
+    order = shuffled(len(lengths), generator)
     pack_of, num_packs = np.empty(len(lengths), np.int64), 0
-    for run in np.array_split(shuffled, max(len(lengths) // window, 1)):
+    for run in np.array_split(order, max(len(lengths) // window, 1)):
         numbers = _pack_window(lengths[run], patches[run], max_tokens, max_patches)
         pack_of[run] = numbers + num_packs
         num_packs += int(numbers.max(initial=-1)) + 1
-    pack_of = _shuffled(num_packs, generator)[pack_of]
+    pack_of = shuffled(num_packs, generator)[pack_of]
     starts = np.concatenate(([0], np.cumsum(np.bincount(pack_of, minlength=num_packs))))
     return Packs(samples=np.argsort(pack_of, kind="stable"), starts=starts)
 
@@ -98,7 +98,7 @@ def _check(unit: str, sizes: npt.NDArray[np.int64], *, at_least: int, at_most: i
         raise ValueError(f"sample {wrong[0]} has {sizes[wrong[0]]} {unit}, not {at_least} to {at_most}")
 
 
-def _shuffled(num: int, generator: np.random.PCG64) -> npt.NDArray[np.int64]:
+def shuffled(num: int, generator: np.random.PCG64) -> npt.NDArray[np.int64]:
     """The numbers below `num` in random order.
 
     By raw bits, whose stream numpy promises to keep; it may change that of `permutation` from version to version.
@@ -127,7 +127,7 @@ def _best_fit(
     Decreasing is the sum of both shares that a sample takes of a pack, in whole numbers so that no rounding decides;
     of samples with equal shares the longer ones come first.
     """
-    share = lengths * max_patches + patches * max_tokens
+    share = lengths.astype(np.int64) * max_patches + patches.astype(np.int64) * max_tokens
     order = np.lexsort((-lengths, -share))
     open_packs = _OpenPacks(_Room(max_tokens, max_patches))
     numbers: list[int] = []

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from omnicap_cli.training.packing import pack
+from omnicap_cli.training.packing import pack, shuffled
 
 _GROUP_BATCHES: Final = (
     50  # of which the samples are sorted by length together; the Trainer of transformers has as many
@@ -104,22 +104,18 @@ def length_groups(lengths: Numbers, group_size: int, seed: int) -> Numbers:
 
     The group of the longest comes first: what is going to run out of memory does so at once.
     """
-    order = _shuffled(len(lengths), seed)
+    order = shuffled(len(lengths), np.random.PCG64(seed))
     span = group_size * _GROUP_BATCHES
-    chunks = [order[start : start + span] for start in range(0, len(order), span)]
+    # the last has a whole group at least: what is left over in the end are the shortest of it
+    chunks = np.split(order, range(span, len(order) - group_size + 1, span))
     order = np.concatenate([chunk[np.argsort(-lengths[chunk], kind="stable")] for chunk in chunks])
     num_whole = len(order) // group_size
     groups = order[: num_whole * group_size].reshape(num_whole, group_size)
-    shuffled = _shuffled(num_whole, seed + 1)
+    places = shuffled(num_whole, np.random.PCG64(seed + 1))
     if num_whole:
         longest = int(np.argmax(lengths[groups].max(axis=1)))
-        shuffled = np.concatenate([[longest], shuffled[shuffled != longest]])
-    return np.concatenate([groups[shuffled].ravel(), order[num_whole * group_size :]])
-
-
-def _shuffled(count: int, seed: int) -> Numbers:
-    """Numbers below `count` in an order that hangs on `seed`, the same in all versions of numpy."""
-    return np.argsort(np.random.PCG64(seed).random_raw(count), kind="stable")
+        places = np.concatenate([[longest], places[places != longest]])
+    return np.concatenate([groups[places].ravel(), order[num_whole * group_size :]])
 
 
 def _rows(

@@ -20,8 +20,8 @@ import orjson
 
 from omnicap_cli.core.atomic import replacing
 from omnicap_cli.core.journal import write_error
+from omnicap_cli.core.locks import locked
 from omnicap_cli.errors import OmnicapError
-from omnicap_cli.tokenizing.locks import locked
 
 _PACKED: Final = (".gz", ".zst", ".bz2")
 _COUNT_IT: Final = "omnicap tokenize counts a data set, and omnicap merge makes one file of it: train on that."
@@ -36,12 +36,13 @@ class RecordIndex:
     """The records of a file: arrays of shape (num_records,).
 
     `offsets` are of bytes, `sequence_lengths` in tokens of the whole sequence, `num_visual_tokens` those of pictures
-    and clips among them. `num_bytes` and `mtime_ns` are of the file.
+    and clips among them. `num_bytes` and `mtime_ns` are of the file, `digest` of its content.
     """
 
     path: str
     num_bytes: int
     mtime_ns: int
+    digest: str
     offsets: npt.NDArray[np.int64]
     sequence_lengths: npt.NDArray[np.int32]
     num_visual_tokens: npt.NDArray[np.int32]
@@ -83,7 +84,7 @@ class RecordIndex:
 
 def _scanned(path: Path, file: BinaryIO, found: os.stat_result) -> RecordIndex:
     offsets, lengths, visual = array("q"), array("i"), array("i")
-    offset = 0
+    offset, digest = 0, hashlib.sha256()
     for number, line in enumerate(file, 1):
         if line.strip():
             length, num_visual = _counts(path, number, line)
@@ -91,10 +92,12 @@ def _scanned(path: Path, file: BinaryIO, found: os.stat_result) -> RecordIndex:
             lengths.append(length)
             visual.append(num_visual)
         offset += len(line)
+        digest.update(line)
     return RecordIndex(
         path=str(path.resolve()),
         num_bytes=found.st_size,
         mtime_ns=found.st_mtime_ns,
+        digest=digest.hexdigest(),
         offsets=np.array(offsets, np.int64),
         sequence_lengths=np.array(lengths, np.int32),
         num_visual_tokens=np.array(visual, np.int32),
@@ -124,6 +127,7 @@ def _read(kept: Path, path: Path, found: os.stat_result) -> RecordIndex | None:
                 path=str(path.resolve()),
                 num_bytes=found.st_size,
                 mtime_ns=found.st_mtime_ns,
+                digest=str(arrays["digest"]),
                 offsets=arrays["offsets"],
                 sequence_lengths=arrays["sequence_lengths"],
                 num_visual_tokens=arrays["num_visual_tokens"],
@@ -137,6 +141,7 @@ def _write(kept: Path, index: RecordIndex) -> None:
             np.savez(
                 file,
                 state=np.array([index.num_bytes, index.mtime_ns], np.int64),
+                digest=np.array(index.digest),
                 offsets=index.offsets,
                 sequence_lengths=index.sequence_lengths,
                 num_visual_tokens=index.num_visual_tokens,

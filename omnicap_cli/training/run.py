@@ -4,32 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import torch
-from transformers import set_seed
+from transformers import AutoConfig, set_seed
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_callback import PrinterCallback
 
+from omnicap_cli.core.locks import locked
+from omnicap_cli.core.models import load_processor
 from omnicap_cli.core.quiet import libraries_quiet
 from omnicap_cli.core.training_input import TrainingFormat, TrainingInput
-from omnicap_cli.errors import UsageError
-from omnicap_cli.tokenizing.locks import locked
+from omnicap_cli.errors import OptionError, UsageError
 from omnicap_cli.training import settings
+from omnicap_cli.training.attention import takes_lengths
 from omnicap_cli.training.captions import EvalCaptions
-from omnicap_cli.training.checkpoints import Checkpoints, make_note, newest, read_note
+from omnicap_cli.training.checkpoints import CheckpointError, Checkpoints, make_note, newest, read_note
 from omnicap_cli.training.config import TrainConfig
-from omnicap_cli.training.config_changes import differences
+from omnicap_cli.training.config_changes import FIXED, differences
 from omnicap_cli.training.corpus import Corpus, SetCounts
 from omnicap_cli.training.examples import ExampleReader, VisionLayout
-from omnicap_cli.training.loading import BatchMaker, RankBatches
+from omnicap_cli.training.loading import BatchMaker, RankBatches, ending_workers
 from omnicap_cli.training.mixture import DataSet
-from omnicap_cli.training.model import TrainedModel, check_isolation, load, state_bytes, trained_parameters
+from omnicap_cli.training.model import find, load, state_bytes, trained_parameters
 from omnicap_cli.training.plan import BatchPlan, PackingLimits, plan_batches
 from omnicap_cli.training.steward import Metrics, StepWatcher, Steward
+from omnicap_cli.training.together import failing_together, gathered
 from omnicap_cli.training.trainer import CaptionTrainer
 
 METRICS: Final = "metrics.jsonl"
@@ -73,13 +78,19 @@ class TrainPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainReport:
-    """How a run ended: after which step, where its checkpoint is, and whether it was stopped before its end."""
+    """How a run ended: after which step, where its checkpoint is, and whether it was stopped before its end.
+
+    `num_skipped` samples were left out since it was started, as their media couldn't be read, `num_uncuttable` as they
+    are too long and a cut would go through a picture.
+    """
 
     num_steps: int
     checkpoint: str
     was_stopped: bool
     loss: float | None
     eval_loss: float | None
+    num_skipped: int
+    num_uncuttable: int
 
 
 class Run:
@@ -89,30 +100,57 @@ class Run:
         """`force` goes on from a checkpoint of another configuration. Raises OmnicapError for what is in the way."""
         config.check_files()
         self.config = config
-        self._resumed_from = _checkpoint_to_resume(config, force=force)
         self._arguments = settings.arguments(config)
-        # sharded weights are put together again by the Trainer
-        whole = None if config.distributed.strategy in ("fsdp", "deepspeed") else self._resumed_from
-        set_seed(config.optimisation.seed)  # for what an adapter begins with
-        with libraries_quiet():
-            self.trained: TrainedModel = load(config.model, config.adapter, whole)
+        self._is_sharded = settings.shares_weights(config)
         self.is_main = self._arguments.process_index == 0
-        input = TrainingInput(_format(config, self.trained), fast=False)
-        layout = VisionLayout.of_config(self.trained.model.config)
-        self.reader = ExampleReader(input, self.trained.processor, layout, image_root=config.data.image_root)
+        with failing_together():
+            self._open(force=force)
+        if len(set(gathered((self._resumed_from and self._resumed_from.name, self._digest)))) > 1:
+            problem = "processes see other checkpoints, or other data, than each other"
+            raise UsageError(problem, hint="checkpoint.output and all data have to be on a disk that they share.")
+
+    def _open(self, *, force: bool) -> None:
+        """Everything but the weights: what is wrong with data or checkpoints shows before they are loaded."""
+        config = self.config
+        self._resumed_from = _checkpoint_to_resume(config, is_sharded=self._is_sharded, force=force)
+        # sharded weights are put together again by the Trainer
+        self._files = find(config.model, config.adapter, None if self._is_sharded else self._resumed_from)
+        with libraries_quiet():
+            self.processor = load_processor(self._files.folder)
+            model_config = AutoConfig.from_pretrained(self._files.folder, local_files_only=True)
+        input = TrainingInput(_format(config, self._files.folder), fast=False)
+        layout = VisionLayout.of_config(model_config)
+        self.reader = ExampleReader(input, self.processor, layout, image_root=config.data.image_root)
         self.corpus = self._corpus(config.data.train)
+        self._eval_corpus = self._corpus(config.data.eval) if config.data.eval else None
         self.plan = self._plan(self.corpus, max_steps=config.optimisation.max_steps)
         before = read_note(self._resumed_from) if self._resumed_from else {}
+        is_own = config.adapter.kind == "none" and before  # the weights are the checkpoint's
+        fingerprint = before.get("fingerprint", "") if is_own else self._files.fingerprint
         self._note = make_note(
             config.as_dict(),
-            num_processes=self._arguments.world_size,
-            plan=self.plan.digest,
-            fingerprint=before.get("fingerprint", self.trained.files.fingerprint),
+            num_processes=self.num_processes,
+            data=self._digest,
+            fingerprint=fingerprint,
         )
         if before and not force:
-            _check_same_plan(str(self._resumed_from), before, self._note)
-        if config.packing.enabled:
-            check_isolation(self.trained.model, self.trained.attn)
+            _check_same(str(self._resumed_from), before, self._note)
+
+    @functools.cached_property
+    def _digest(self) -> str:
+        """Tells what is learned, and in which order, from everything else."""
+        return hashlib.sha256(f"{self.corpus.digest} {self.plan.digest}".encode()).hexdigest()
+
+    @property
+    def num_processes(self) -> int:
+        """That share the run."""
+        num_processes: int = self._arguments.world_size
+        return num_processes
+
+    @property
+    def num_idle_gpus(self) -> int:
+        """That the only process of a run leaves alone; a launcher knows what it does."""
+        return max(torch.cuda.device_count() - 1, 0) if self.num_processes == 1 else 0
 
     @property
     def num_steps(self) -> int:
@@ -122,18 +160,33 @@ class Run:
     @property
     def _per_step(self) -> int:
         """Batches of a step, in all processes."""
-        num_processes: int = self._arguments.world_size
-        return num_processes * self.config.optimisation.gradient_accumulation
+        return self.num_processes * self.config.optimisation.gradient_accumulation
 
     def describe(self) -> TrainPlan:
-        """What is going to happen."""
+        """What is going to happen; no weights are loaded for it."""
+        return self._described(self._model(sizes_only=True))
+
+    def _model(self, *, sizes_only: bool = False) -> Any:
+        precision = "bfloat16" if self._arguments.bf16 else "float32"
+        set_seed(self.config.optimisation.seed)  # for what an adapter begins with
+        return load(
+            self._files,
+            self.config.model,
+            self.config.adapter,
+            precision=precision,
+            packs=self.config.packing.enabled,
+            sizes_only=sizes_only,
+        )
+
+    def _described(self, model: Any) -> TrainPlan:
         plan, lengths = self.plan, self.corpus.lengths
         num_rows = int(plan.batch_starts[-1])
         num_tokens = int(lengths[plan.samples[: plan.row_starts[num_rows]]].sum())
-        places = [
-            len(rows) * max(int(lengths[row].sum()) for row in rows)
-            for rows in map(plan.rows, range(min(plan.num_batches, _MAX_LOOKED_AT)))
-        ]
+        joined = takes_lengths(model.config)  # then the rows of a batch become one, and none is filled up
+        places = []
+        for rows in map(plan.rows, range(min(plan.num_batches, _MAX_LOOKED_AT))):
+            row_lengths = [int(lengths[row].sum()) for row in rows]
+            places.append(sum(row_lengths) if joined else len(rows) * max(row_lengths))
         of_these = int(plan.row_starts[plan.batch_starts[len(places)]])
         return TrainPlan(
             output=str(self.config.checkpoint.output),
@@ -144,46 +197,58 @@ class Run:
             num_rows=num_rows,
             fill=float(lengths[plan.samples[:of_these]].sum()) / sum(places),
             num_steps=self.num_steps,
-            num_processes=self._arguments.world_size,
-            parameters={part.value: (num, learn) for part, num, learn in trained_parameters(self.trained.model)},
-            state_bytes=state_bytes(self.trained.model) // self._num_shards,
+            num_processes=self.num_processes,
+            parameters={part.value: (num, learn) for part, num, learn in trained_parameters(model)},
+            state_bytes=state_bytes(model) // self._num_shards,
             resumed_from=self._resumed_from.name if self._resumed_from else None,
         )
 
     @property
     def _num_shards(self) -> int:
         """Into how many parts the state of the training is cut."""
-        is_cut = self.config.distributed.strategy in ("fsdp", "deepspeed")
-        num_processes: int = self._arguments.world_size
-        return num_processes if is_cut and self.config.distributed.zero_stage in (None, 3) else 1
+        return self.num_processes if self._is_sharded and self.config.distributed.zero_stage in (None, 3) else 1
 
     def train(self, watcher: Watcher) -> TrainReport:
         """Train to the end, or until `watcher` stops it; a checkpoint is there then.
 
         Raises JournalLockedError where another process trains there, and other OmnicapErrors.
         """
-        config, output = self.config, self.config.checkpoint.output
-        description = self.describe()
-        if self.is_main:
-            watcher.begin(description)
-        eval_corpus, eval_batches = self._held_out()
-        alone = locked(output / _LOCK, what=output) if self.is_main else contextlib.nullcontext()
-        with alone, libraries_quiet():
-            trainer = CaptionTrainer(
-                self.trained.model,
-                self._arguments,
-                batches=functools.partial(self._batches, self.corpus, self.plan),
-                eval_batches=eval_batches,
-                learning_rates=settings.learning_rates(config.optimisation),
-                rate_at=settings.schedule(config.optimisation),
-                checkpoints=Checkpoints(folder=output, keep=config.checkpoint.keep, note=self._note),
-                processing_class=self.trained.processor,
-            )
-            captions = self._captions(eval_corpus)
+        output = self.config.checkpoint.output
+        with contextlib.ExitStack() as alone:
+            with failing_together():
+                if self.is_main:
+                    alone.enter_context(locked(output / _LOCK, what=output))
+                model, captions = self._model(), self._captions()
+            if self.is_main:
+                watcher.begin(self._described(model))
+            alone.enter_context(libraries_quiet())
+            alone.enter_context(ending_workers())
+            trainer = self._trainer(model)
+            metrics = Metrics(output / METRICS)
             trainer.remove_callback(PrinterCallback)
-            trainer.add_callback(Steward(config, trainer, watcher, captions, Metrics(output / METRICS), self._epoch))
+            trainer.add_callback(Steward(self.config, trainer, watcher, captions, metrics, self._epoch))
             trainer.train(resume_from_checkpoint=str(self._resumed_from) if self._resumed_from else None)
-        return self._report(trainer)
+        return self._report(trainer, metrics)
+
+    def _trainer(self, model: Any) -> CaptionTrainer:
+        """Raises OptionError where its processes don't share the weights as the configuration says."""
+        config = self.config
+        varlen = takes_lengths(model.config)
+        batches = functools.partial(self._batches, varlen, self.corpus, self.plan)
+        held_out = self._eval_corpus
+        trainer = CaptionTrainer(
+            model,
+            self._arguments,
+            batches=batches,
+            eval_batches=functools.partial(self._batches, varlen, held_out, self._plan(held_out)) if held_out else None,
+            learning_rates=settings.learning_rates(config.optimisation),
+            rate_at=settings.schedule(config.optimisation),
+            checkpoints=Checkpoints(folder=config.checkpoint.output, keep=config.checkpoint.keep, note=self._note),
+            processing_class=self.processor,
+        )
+        if trainer.is_sharded != self._is_sharded:
+            raise OptionError("distributed.strategy", config.distributed.strategy, "is not what accelerate makes of it")
+        return trainer
 
     def close(self) -> None:
         """Let go of the other processes, when all are done: threads still connected abort one that ends."""
@@ -196,23 +261,16 @@ class Run:
         batch = min(step * self._per_step, self.plan.num_batches)
         return self.plan.epoch_of(batch)
 
-    def _held_out(self) -> tuple[Corpus | None, Callable[[int, int], RankBatches] | None]:
-        if not self.config.data.eval:
-            return None, None
-        corpus = self._corpus(self.config.data.eval)
-        return corpus, functools.partial(self._batches, corpus, self._plan(corpus))
-
-    def _report(self, trainer: CaptionTrainer) -> TrainReport:
-        def latest(name: str) -> float | None:
-            return next((each[name] for each in reversed(trainer.state.log_history) if name in each), None)
-
+    def _report(self, trainer: CaptionTrainer, metrics: Metrics) -> TrainReport:
         step, checkpoint = trainer.state.global_step, newest(self.config.checkpoint.output)
         return TrainReport(
             num_steps=step,
             checkpoint=str(checkpoint),
             was_stopped=step < self.num_steps,
-            loss=latest("loss"),
-            eval_loss=latest("eval_loss"),
+            loss=metrics.latest("loss"),
+            eval_loss=metrics.latest("eval_loss"),
+            num_skipped=trainer.meter.num_skipped,
+            num_uncuttable=trainer.meter.num_uncuttable,
         )
 
     def _corpus(self, sets: Sequence[DataSet]) -> Corpus:
@@ -222,56 +280,69 @@ class Run:
 
     def _plan(self, corpus: Corpus, *, max_steps: int | None = None) -> BatchPlan:
         packing, optimisation = self.config.packing, self.config.optimisation
+        patches = corpus.num_visual_tokens * self.reader.layout.merge_size**2
+        if packing.enabled and packing.max_patches:
+            corpus.check_patches(patches, packing.max_patches)
         limits = PackingLimits(max_tokens=packing.max_tokens, max_patches=packing.max_patches, window=packing.window)
         return plan_batches(
             corpus.lengths,
-            corpus.num_visual_tokens * self.reader.layout.merge_size**2,
+            patches,
             packing=limits if packing.enabled else None,
             batch_size=optimisation.batch_size,
             num_epochs=optimisation.num_epochs if corpus is self.corpus else 1,
-            num_processes=self._arguments.world_size,
+            num_processes=self.num_processes,
             seed=optimisation.seed,
             max_batches=max_steps and max_steps * self._per_step,
         )
 
-    def _batches(self, corpus: Corpus, plan: BatchPlan, process: int, num_processes: int) -> RankBatches:
+    def _batches(self, varlen: bool, corpus: Corpus, plan: BatchPlan, process: int, num_processes: int) -> RankBatches:
         maker = BatchMaker(
             corpus=corpus,
             reader=self.reader,
-            pad_token_id=self.trained.processor.tokenizer.pad_token_id,
-            varlen=self.trained.attn == "flash_attention_2",
+            pad_token_id=self.processor.tokenizer.pad_token_id,
+            varlen=varlen,
             all_logits=settings.uses_liger(self.config),
             skip_missing=self.config.data.missing_media == "skip",
         )
         return RankBatches(maker, plan, process=process, num_processes=num_processes)
 
-    def _captions(self, corpus: Corpus | None) -> EvalCaptions | None:
+    def _captions(self) -> EvalCaptions | None:
+        """Questions for one process that has the whole model."""
         num_samples = self.config.logging.eval_captions
-        if (
-            corpus is None
-            or not num_samples
-            or not self.is_main
-            or self.config.distributed.strategy in ("fsdp", "deepspeed")
-        ):
+        if self._eval_corpus is None or not num_samples or not self.is_main or self._is_sharded:
             return None
-        return EvalCaptions.of(corpus, self.reader, self.trained.processor, num_samples)
+        return EvalCaptions.of(self._eval_corpus, self.reader, self.processor, num_samples)
 
 
-def _checkpoint_to_resume(config: TrainConfig, *, force: bool) -> Path | None:
-    """The newest checkpoint of an earlier run, if any. Raises UsageError where its configuration was another."""
+def _checkpoint_to_resume(config: TrainConfig, *, is_sharded: bool, force: bool) -> Path | None:
+    """The newest checkpoint of an earlier run, if any. Raises UsageError where its configuration was another.
+
+    Raises CheckpointError where it lacks what the Trainer would go on without, and say nothing.
+    """
     checkpoint = newest(config.checkpoint.output)
     if checkpoint is None:
         return None
     changes = differences(read_note(checkpoint)["config"], config.as_dict())
+    fixed = [line for line in changes if line.partition(":")[0] in FIXED]
+    if fixed:
+        what = f"{checkpoint} has the state of other weights:\n  " + "\n  ".join(fixed)
+        raise UsageError(what, hint="Set another checkpoint.output; model.name may be an export of that checkpoint.")
     if changes and not force:
         what = f"{checkpoint} was made with another configuration:\n  " + "\n  ".join(changes)
         raise UsageError(what, hint="Set another checkpoint.output, or pass --force to go on from it all the same.")
+    missing = [name for name in (OPTIMIZER_NAME, SCHEDULER_NAME) if not (checkpoint / name).exists()]
+    if missing and not is_sharded:
+        hint = "Delete it, to go on from the one before, or set another checkpoint.output."
+        raise CheckpointError(f"{checkpoint} is not whole: it has no {missing[0]}", hint=hint)
     return checkpoint
 
 
-def _check_same_plan(checkpoint: str, before: Mapping[str, Any], note: Mapping[str, Any]) -> None:
-    """Raise UsageError where a checkpoint's place in the data means nothing any more."""
-    if before.get("plan") == note["plan"] and before.get("num_processes") == note["num_processes"]:
+def _check_same(checkpoint: str, before: Mapping[str, Any], note: Mapping[str, Any]) -> None:
+    """Raise UsageError where a checkpoint's place in the data, or its adapter, means nothing any more."""
+    if before.get("fingerprint") != note["fingerprint"]:
+        problem = f"{checkpoint} is an adapter of another model: the files of {note['config']['model']['name']} changed"
+        raise UsageError(problem, hint="Bring the old ones back, or pass --force to go on all the same.")
+    if before.get("data") == note["data"] and before.get("num_processes") == note["num_processes"]:
         return
     what = f"{checkpoint} was made with other data, or in another number of processes"
     raise UsageError(
@@ -279,9 +350,9 @@ def _check_same_plan(checkpoint: str, before: Mapping[str, Any], note: Mapping[s
     )
 
 
-def _format(config: TrainConfig, trained: TrainedModel) -> TrainingFormat:
+def _format(config: TrainConfig, folder: Path) -> TrainingFormat:
     return TrainingFormat(
-        folder=trained.files.folder,
+        folder=folder,
         min_pixels=config.data.min_pixels,
         max_pixels=config.data.max_pixels,
         prompts=config.data.prompts,

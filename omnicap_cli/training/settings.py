@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import torch
 from transformers import TrainingArguments
+from transformers.utils.import_utils import is_torch_tf32_available
 
 from omnicap_cli.errors import OptionError
 from omnicap_cli.training.config import DistributedConfig, OptimisationConfig, TrainConfig
 from omnicap_cli.training.model import Part
+
+_BOTH: Final = "cuda:nccl,cpu:gloo"
 
 
 def arguments(config: TrainConfig) -> TrainingArguments:
@@ -25,9 +29,16 @@ def arguments(config: TrainConfig) -> TrainingArguments:
         if importlib.util.find_spec(name) is None:
             raise OptionError("logging.report_to", name, "isn't installed", hint=f"Install it: pip install {name}")
     has_cuda = torch.cuda.is_available()
-    bf16 = optimisation.precision == "bfloat16" or (optimisation.precision == "auto" and has_cuda)
+    if config.distributed.strategy == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
+        raise OptionError(
+            "distributed.strategy", "deepspeed", "isn't installed", hint="Install it: pip install deepspeed"
+        )
+    if config.distributed.strategy == "fsdp" and not has_cuda:
+        raise OptionError("distributed.strategy", "fsdp", "needs GPUs")
+    has_bf16 = has_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+    bf16 = optimisation.precision == "bfloat16" or (optimisation.precision == "auto" and has_bf16)
     try:
-        return TrainingArguments(
+        made = TrainingArguments(
             output_dir=str(config.checkpoint.output),
             per_device_train_batch_size=1,
             gradient_accumulation_steps=optimisation.gradient_accumulation,
@@ -39,7 +50,7 @@ def arguments(config: TrainConfig) -> TrainingArguments:
             adam_epsilon=optimisation.adam_epsilon,
             max_grad_norm=optimisation.max_grad_norm,
             bf16=bf16,
-            tf32=optimisation.tf32 if has_cuda else None,
+            tf32=optimisation.tf32 if is_torch_tf32_available() else None,
             use_cpu=not has_cuda and not torch.backends.mps.is_available(),
             seed=optimisation.seed,
             dataloader_num_workers=config.data.num_workers,
@@ -57,9 +68,19 @@ def arguments(config: TrainConfig) -> TrainingArguments:
             eval_strategy="no",
             **_sharding(config.distributed),
         )
+        made._n_gpu = min(made.n_gpu, 1)  # a process has one; DataParallel can't cut these batches
     except (ValueError, ImportError) as error:  # of whatever the machine or its packages can't do
         reason = str(error).strip().split("\n")[0]
         raise OptionError("--config", "the configuration", f"can't be used on this machine: {reason}") from error
+    if config.distributed.strategy == "fsdp" and made.world_size == 1:
+        raise OptionError("distributed.strategy", "fsdp", "needs several processes", hint="Start them with --nproc.")
+    return made
+
+
+def shares_weights(config: TrainConfig) -> bool:
+    """Whether each process has only a part of the weights, by the configuration or accelerate's own."""
+    asked = (os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("1", "true") for name in ("FSDP", "DEEPSPEED"))
+    return config.distributed.strategy in ("fsdp", "deepspeed") or any(asked)
 
 
 def uses_liger(config: TrainConfig) -> bool:
@@ -98,7 +119,8 @@ def schedule(config: OptimisationConfig) -> Callable[[int, int], float]:
 def _sharding(config: DistributedConfig) -> dict[str, Any]:
     if config.strategy == "fsdp":
         settings = {"fsdp_version": 2, "cpu_offload": config.offload, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP"}
-        return {"fsdp": True, "fsdp_config": settings}
+        # what is kept in main memory is summed up there
+        return {"fsdp": True, "fsdp_config": settings} | ({"ddp_backend": _BOTH} if config.offload else {})
     if config.strategy == "deepspeed":
         return {"deepspeed": str(config.deepspeed_config) if config.deepspeed_config else _zero(config)}
     return {}

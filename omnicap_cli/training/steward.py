@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +17,8 @@ from omnicap_cli.core.atomic import replacing
 from omnicap_cli.core.journal import write_error
 from omnicap_cli.training.captions import EvalCaptions
 from omnicap_cli.training.config import TrainConfig
+from omnicap_cli.training.model import check_isolation
+from omnicap_cli.training.together import failing_together
 from omnicap_cli.training.trainer import CaptionTrainer
 
 
@@ -22,7 +26,7 @@ class StepWatcher(Protocol):
     """Whoever follows a run, and may end it."""
 
     def step(self, step: int, values: Mapping[str, Any]) -> None:
-        """After a step; `values` are those of the log where it had a line."""
+        """After a step; `values` are what was logged since the one before, and after which step."""
 
     def stops(self) -> bool:
         """Whether the run is to end after this step."""
@@ -38,7 +42,7 @@ class Metrics:
         """Keep what was logged up to `step`: a run that goes on from there logs the rest again."""
         try:
             lines = self._path.read_bytes().splitlines(keepends=True) if step and self._path.exists() else []
-            kept = [line for line in lines if _step_of(line) <= step]
+            kept = [line for line in lines if _values_of(line).get("step", math.inf) <= step]
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(self._path) as file:
                 file.writelines(kept)
@@ -53,12 +57,22 @@ class Metrics:
         except OSError as error:
             raise write_error(self._path, error) from error
 
+    def latest(self, name: str, step: int | None = None) -> float | None:
+        """The newest number of that name, where there is one; with `step` one after that step alone."""
+        with contextlib.suppress(OSError):
+            for values in map(_values_of, reversed(self._path.read_bytes().splitlines())):
+                if name in values and step in (None, values.get("step")):
+                    return float(values[name])
+        return None
 
-def _step_of(line: bytes) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
+
+def _values_of(line: bytes) -> dict[str, Any]:
+    """Nothing, where the line is broken."""
+    with contextlib.suppress(ValueError):
+        values = json.loads(line)
+        if isinstance(values, dict):
+            return values
+    return {}
 
 
 class Steward(TrainerCallback):
@@ -82,9 +96,18 @@ class Steward(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        state.logging_steps = int(args.logging_steps)  # the checkpoint's, until now
+        if self._config.packing.enabled:
+            model: Any = self._trainer.model
+            with failing_together(), self._trainer.accelerator.autocast():
+                check_isolation(self._trainer.evaluated, model.config)
+        with failing_together():
+            if state.is_world_process_zero:
+                self._metrics.begin(state.global_step)
+        (is_done,) = self._agreed(self._has_eval(state))
+        if state.global_step < state.max_steps and self._is_eval_due(state) and not is_done:
+            self._trainer.evaluate()  # the run ended after that checkpoint
         self._trainer.meter.drain(lambda counts: counts)
-        if state.is_world_process_zero:
-            self._metrics.begin(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         checkpoint, step = self._config.checkpoint, state.global_step
@@ -95,9 +118,7 @@ class Steward(TrainerCallback):
         is_due = checkpoint.every_steps is not None and step % checkpoint.every_steps == 0
         control.should_save = stops or is_late or is_last or is_due
         control.should_training_stop = stops or is_last
-        every = self._config.logging.eval_every_steps
-        has_eval = bool(self._config.data.eval) and not stops
-        control.should_evaluate = has_eval and (is_last or (every is not None and step % every == 0))
+        control.should_evaluate = self._is_eval_due(state) and not control.should_training_stop
         control.should_log = control.should_log or control.should_training_stop
         if state.is_world_process_zero:
             self._watcher.step(step, self._values)
@@ -114,14 +135,36 @@ class Steward(TrainerCallback):
         logs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if state.is_world_process_zero and logs and not any(name.startswith("train_") for name in logs):
-            logs = {**logs, "epoch": self._epoch_of(state.global_step)}
-            self._metrics.add({"step": state.global_step, **logs})
-            self._values = {**self._values, **logs}
+        if not logs or any(name.startswith("train_") for name in logs):
+            return
+        with failing_together():
+            if state.is_world_process_zero:
+                values = {"step": state.global_step, **logs, "epoch": self._epoch_of(state.global_step)}
+                self._metrics.add(values)
+                self._values = {**self._values, **values}
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self._captions:
-            self._metrics.add({"step": state.global_step, "captions": self._captions.make(self._trainer.model)})
+        with failing_together():
+            if self._captions:
+                self._metrics.add({"step": state.global_step, "captions": self._captions.make(self._trainer.model)})
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """After the last checkpoint, so that whoever ends the run in it loses nothing; if so, it is made up for."""
+        (is_done,) = self._agreed(self._has_eval(state))
+        if self._config.data.eval and state.global_step >= state.max_steps and not is_done:
+            self._trainer.evaluate()
+        if state.is_world_process_zero:
+            self._watcher.step(state.global_step, self._values)  # with what the last step came to
+
+    def _is_eval_due(self, state: TrainerState) -> bool:
+        every = self._config.logging.eval_every_steps
+        return bool(self._config.data.eval and every and state.global_step and state.global_step % every == 0)
+
+    def _has_eval(self, state: TrainerState) -> bool:
+        """Whether the log has an evaluation after the present step; only the process that writes it knows."""
+        return state.is_world_process_zero and self._metrics.latest("eval_loss", state.global_step) is not None
 
     def _agreed(self, *flags: bool) -> list[bool]:
         """What any of the processes wants, all do: one that stops alone would leave the others waiting."""

@@ -5,6 +5,8 @@ It decides nothing about data or model, and saves and stops when its callbacks s
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,10 +20,11 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from omnicap_cli.errors import OmnicapError
-from omnicap_cli.training.checkpoints import Checkpoints
-from omnicap_cli.training.loading import FAILURE, STATS, RankBatches
+from omnicap_cli.training.checkpoints import CheckpointError, Checkpoints
+from omnicap_cli.training.loading import FAILURE, STATS, RankBatches, received
 from omnicap_cli.training.meter import Meter
 from omnicap_cli.training.model import Part, parameter_groups
+from omnicap_cli.training.together import fail_together, gathered
 
 
 class NotFiniteError(OmnicapError):
@@ -48,11 +51,24 @@ class CaptionTrainer(Trainer):
         `rate_at` is the share of the learning rates at a step, counted from 0, of so many.
         """
         super().__init__(model, args, **kwargs)
+        # of all tokens of a step: Qwen2.5-VL and 3-VL take their number too, though transformers has it that they don't
+        self.model_accepts_loss_kwargs = True
         self._batches, self._eval_batches = batches, eval_batches
         self._learning_rates, self._rate_at, self._checkpoints = learning_rates, rate_at, checkpoints
         self.meter = Meter()
         self._latest_ids: tuple[str, ...] = ()
+        self._without_loss: tuple[str, ...] = ()  # samples whose loss is no number
         self._saved_in: Path | None = None
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether processes share the weights, so that none can run the model without the others."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    @property
+    def evaluated(self) -> Any:
+        """The model as it runs outside of training: alone in each process, where it can."""
+        return self.model_wrapped if self.is_sharded else self.model
 
     # ------------------------------------------------------------------------------------------ data
 
@@ -64,16 +80,21 @@ class CaptionTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], torch.Tensor | int | None]:
-        started = time.perf_counter()
-        batches, num_items = super().get_batch_samples(map(_usable, epoch_iterator), num_batches, device)
-        self.meter.wait_seconds += time.perf_counter() - started
-        self._latest_ids = tuple(name for batch in batches for name in batch[STATS].sample_ids)
-        return batches, num_items
+        """The batches of a step, and its supervised tokens in all processes: at least 1, over which no loss is none.
 
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | int | None:
-        """Supervised tokens of a step, in all processes; 1 where there are none, whose loss is nothing over it."""
-        num_items = super()._get_num_items_in_batch(batch_samples, device)
-        return num_items.clamp(min=1) if isinstance(num_items, torch.Tensor) else num_items
+        Where one process has no batch to go on with, all fail.
+        """
+        started = time.perf_counter()
+        batches = [received(batch) for batch in itertools.islice(epoch_iterator, num_batches)]
+        self.meter.wait_seconds += time.perf_counter() - started
+        failure = next((batch[FAILURE] for batch in batches if FAILURE in batch), None)
+        num_items = 0 if failure else sum(batch[STATS].num_supervised_tokens for batch in batches)
+        counts = torch.tensor([[num_items, failure is not None]], device=device)
+        num_items_in_batch, num_failures = self.accelerator.gather(counts).sum(0)
+        if num_failures:
+            fail_together(failure)
+        self._latest_ids = tuple(name for batch in batches for name in batch[STATS].sample_ids)
+        return batches, num_items_in_batch.clamp(min=1)
 
     # ------------------------------------------------------------------------------------------ steps
 
@@ -106,18 +127,21 @@ class CaptionTrainer(Trainer):
         stats = inputs.pop(STATS)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if not torch.isfinite(loss):
-            raise self._not_finite("the loss", stats.sample_ids)
-        if model.training:
-            self.meter.add(stats)
+            self._without_loss += stats.sample_ids
+            loss = loss * math.nan  # nor is any gradient then, in any process: all stop before their weights move
+        self.meter.add(stats)
         return (loss, outputs) if return_outputs else loss
 
-    def _clip_grad_norm(self, model: Any) -> Any:
-        norm = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
-        if norm is not None and not math.isfinite(float(norm)):
-            raise self._not_finite("the gradient", self._latest_ids)
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Of every step, before the weights move."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[no-untyped-call]
+        if self._without_loss or (norm is not None and not math.isfinite(float(norm))):
+            raise self._not_finite()
         return norm
 
-    def _not_finite(self, what: str, sample_ids: tuple[str, ...]) -> NotFiniteError:
+    def _not_finite(self) -> NotFiniteError:
+        what = "the loss" if self._without_loss else "the gradient"
+        sample_ids = self._without_loss or self._latest_ids
         names = ", ".join(sample_ids[:20]) + (f" and {len(sample_ids) - 20:,} more" if len(sample_ids) > 20 else "")
         message = f"{what} is not a number in step {self.state.global_step + 1:,}, with the samples {names}"
         hint = "Look at these samples; else lower the learning rate, or clip gradients with optimisation.max_grad_norm."
@@ -126,6 +150,7 @@ class CaptionTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             logs |= self.meter.drain(lambda counts: self.accelerator.gather(counts.to(self.args.device)).cpu())
+            self.meter.check_skipped()
         super().log(logs, start_time)
 
     # ------------------------------------------------------------------------------------------ evaluation
@@ -134,26 +159,41 @@ class CaptionTrainer(Trainer):
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """The mean loss of a supervised token of the held-out samples; each process takes its part of them."""
         with self.meter.paused():
-            metrics = {f"{metric_key_prefix}_loss": self._held_out_loss()}
-            self.log(dict(metrics))
+            loss, num_left_out = self._held_out_loss()
+            metrics = {f"{metric_key_prefix}_loss": loss} if math.isfinite(loss) else {}
+            self.log(metrics | ({"skipped_samples": num_left_out} if num_left_out else {}))
             self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _held_out_loss(self) -> float:
+    def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """After the checkpoint, if that is due too: whoever ends the run meanwhile loses nothing."""
+        if self.control.should_save:
+            self._save_checkpoint(self.model, None)
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+        return super()._evaluate(*args, **kwargs)
+
+    def _held_out_loss(self) -> tuple[float, int]:
+        """The loss, NaN where there is nothing that it could be of, and how many samples were left out."""
         assert self._eval_batches is not None
         loader = self._eval_batches(self.args.process_index, self.args.world_size).loader(
             num_workers=self.args.dataloader_num_workers
         )
-        model = self.model_wrapped.eval()
-        sums = torch.zeros(2, dtype=torch.float64, device=self.args.device)
-        for batch in map(_usable, loader):
+        model, failure, totals = self.evaluated, None, [0.0, 0.0, 0.0]
+        model.eval()
+        for batch in map(received, loader):
+            if failure := batch.get(FAILURE):
+                break
             stats = batch.pop(STATS)
             with self.accelerator.autocast():
-                loss = model(**self._prepare_inputs(batch), num_items_in_batch=1).loss
-            sums += torch.tensor([float(loss), stats.num_supervised_tokens], device=sums.device)
+                loss = float(model(**self._prepare_inputs(batch)).loss)
+            # the mean of a batch, as fused kernels know no other in evaluation
+            totals[0] += loss * stats.num_supervised_tokens if stats.num_supervised_tokens else 0
+            totals[1] += stats.num_supervised_tokens
+            totals[2] += stats.num_skipped + stats.num_uncuttable
         model.train()
-        loss, num_tokens = self.accelerator.gather(sums[None]).sum(0).tolist()
-        return float(loss / max(num_tokens, 1))
+        fail_together(failure)
+        loss_sum, num_tokens, num_left_out = map(sum, zip(*gathered(totals), strict=True))
+        return loss_sum / num_tokens if num_tokens else math.nan, int(num_left_out)
 
     # ------------------------------------------------------------------------------------------ checkpoints
 
@@ -163,7 +203,7 @@ class CaptionTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """All of it in a folder with another name, which it gets rid of when everything is on the disk."""
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        saving = self._checkpoints.saving(name, is_main=self.is_world_process_zero(), wait=self._wait)
+        saving = self._checkpoints.saving(name, is_main=self.is_world_process_zero())
         with self.meter.paused(), saving as folder:
             self._saved_in = folder.parent
             try:
@@ -174,13 +214,28 @@ class CaptionTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Whole weights were loaded from there already: the Trainer looks for them by names that aren't in the file."""
         if isinstance(self.model, PeftModel) or self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            with _reading(resume_from_checkpoint):
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
 
-    def _wait(self) -> None:
-        self.accelerator.wait_for_everyone()
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """With the rates of the configuration, which --force may have changed, in place of the checkpoint's."""
+        optimizer: Any = self.optimizer
+        groups = [] if checkpoint is None or self.is_deepspeed_enabled else optimizer.param_groups
+        asked = [{name: value for name, value in group.items() if name != "params"} for group in groups]
+        with _reading(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+        if asked:
+            scheduler: Any = self.lr_scheduler
+            scheduler.base_lrs = [values["initial_lr"] for values in asked]
+            for group, values in zip(optimizer.param_groups, asked, strict=True):
+                group |= values | {"lr": values["initial_lr"] * scheduler.lr_lambdas[0](scheduler.last_epoch)}
 
 
-def _usable(batch: dict[str, Any]) -> dict[str, Any]:
-    if FAILURE in batch:
-        raise batch[FAILURE]
-    return batch
+@contextlib.contextmanager
+def _reading(checkpoint: str | None) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # of many kinds: each format has its own for a broken file
+        reason = str(error).strip().split("\n")[0]
+        hint = "Delete that checkpoint, to go on from the one before, or set another checkpoint.output."
+        raise CheckpointError(f"{checkpoint} can't be gone on from: {reason}", hint=hint) from error

@@ -86,6 +86,14 @@ def count(folder: Path, model: Path, records: Iterable[dict[str, Any]], name: st
     return target
 
 
+def make_data(folder: Path, model: Path, *, num_train: int, num_held_out: int) -> Path:
+    """`train.jsonl` and `held-out.jsonl`: samples of very unequal lengths, some of text alone."""
+    draw_media(folder)
+    count(folder, model, many(num_train), "train")
+    count(folder, model, many(num_held_out, seed=2), "held-out")
+    return folder
+
+
 def reader_of(model: Path, root: Path | None) -> ExampleReader:
     """What makes examples for a model."""
     from transformers import AutoConfig

@@ -70,6 +70,11 @@ def curve(log):
     return [(each["step"], each["loss"], each["grad_norm"]) for each in log if "loss" in each]
 
 
+def evaluations(log):
+    """After which steps, and the loss."""
+    return [(each["step"], each["eval_loss"]) for each in log if "eval_loss" in each]
+
+
 def weights(folder: Path):
     return load_file(found(folder)[-1] / "model.safetensors")
 

@@ -26,7 +26,7 @@ from omnicap_cli.errors import EngineError, OmnicapError, OptionError
 from omnicap_cli.training.checkpoints import CheckpointError, make_note
 from omnicap_cli.training.config import AdapterConfig
 from omnicap_cli.training.export import ModelExportConfig, export_checkpoint
-from omnicap_cli.training.merging import Base
+from omnicap_cli.training.merging import Base, merged
 from omnicap_cli.training.model import with_adapter
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -200,12 +200,18 @@ def test_what_a_checkpoint_lacks_comes_from_the_model_that_was_trained(base, tmp
     for name in ("processor_config.json", "tokenizer.json", "tokenizer_config.json") if lacks == "processor" else ():
         (checkpoint / name).unlink()
     (checkpoint / "generation_config.json").unlink()
-    export(checkpoint, tmp_path / "out")
+    assert not export(checkpoint, tmp_path / "out")[1]
     assert (tmp_path / "out/chat_template.jinja").read_text() == template
     assert json.loads((tmp_path / "out/generation_config.json").read_text())["repetition_penalty"] == 1.25
     assert (
         logits(loaded(tmp_path / "out"), tmp_path / "out").shape[-1] == settings_of(base)["text_config"]["vocab_size"]
     )
+
+
+def test_whole_weights_need_no_other_model(base, tmp_path):
+    checkpoint = write_full(base, tmp_path / "checkpoint-1")
+    _, warnings = export(checkpoint, tmp_path / "out", model="nowhere")
+    assert warnings == [f"{checkpoint} has all weights of its own: of --model only what it lacks beside them is taken"]
 
 
 def settings_of(model: Path) -> Any:
@@ -408,6 +414,22 @@ def omnicap(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=PATIENCE_SECONDS,
     )
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read(base, tmp_path, monkeypatch) -> None:
+    """As by a run at work that keeps one: the next one is taken."""
+    write_adapter(base, tmp_path / "run/checkpoint-1")
+    original = merged
+
+    def replaced(checkpoint, *args):
+        if checkpoint.name == "checkpoint-1":
+            write_adapter(base, tmp_path / "run/checkpoint-2")
+            shutil.rmtree(checkpoint)
+        return original(checkpoint, *args)
+
+    monkeypatch.setattr("omnicap_cli.training.export.merged", replaced)
+    config = ModelExportConfig(checkpoint=tmp_path / "run", output=tmp_path / "out")
+    assert export_checkpoint(config, lambda _: None).checkpoint == str(tmp_path / "run/checkpoint-2")
 
 
 @pytest.mark.slow

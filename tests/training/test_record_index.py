@@ -133,5 +133,5 @@ def test_long_samples(tmp_path) -> None:
 
 def test_nothing_to_train_on(tmp_path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b"\n")
-    with pytest.raises(DataError, match="nothing to train on"):
+    with pytest.raises(DataError, match="there are no samples in"):
         Corpus.open([DataSet(path=tmp_path / "a.jsonl")], tmp_path, max_tokens=25, too_long="drop", seed=0)

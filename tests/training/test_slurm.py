@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 from support.shapes_example import ROOT
-from support.tiny_models import tiny_model  # noqa: F401  a fixture
 from support.training_data import count, draw_media, many
 from support.training_runs import log_of, make_config
 
@@ -175,7 +174,7 @@ def job() -> int:
 
 
 @pytest.mark.slow
-def test_two_nodes_train_one_model(tiny_model, tmp_path, job) -> None:  # noqa: F811
+def test_two_nodes_train_one_model(tiny_model, tmp_path, job) -> None:
     model = tiny_model("qwen2_vl")
     draw_media(tmp_path)
     count(tmp_path, model, many(12), "train")

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
-from support.tiny_models import tiny_model  # noqa: F401  a fixture
 from support.training_data import FPS, count, draw_media, each_kind, reader_of, record
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.video_utils import VideoMetadata
@@ -24,7 +23,7 @@ SYSTEM = Catalogue.load().task_types["short"].system
 
 
 @pytest.fixture(scope="module", params=QWEN)
-def folder(request, tiny_model):  # noqa: F811
+def folder(request, tiny_model):
     return tiny_model(request.param)
 
 

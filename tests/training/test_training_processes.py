@@ -10,9 +10,10 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
-from support.tiny_models import tiny_model  # noqa: F401  a fixture
-from support.training_data import corpus_of, count, draw_media, many
+import torch
+from support.training_data import corpus_of, count, draw_media, make_data, record
 from support.training_runs import Watch, curve, log_of, make_config, near, weights
 
 from omnicap_cli.training.checkpoints import found
@@ -22,22 +23,18 @@ PATIENCE_SECONDS = 120.0  # only ever reached by a test that fails
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model):  # noqa: F811
+def model(tiny_model):
     return tiny_model("qwen2_vl")
 
 
 @pytest.fixture(scope="module")
 def data(model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    draw_media(folder)
-    count(folder, model, many(21), "train")
-    count(folder, model, many(5, seed=2), "held-out")
-    return folder
+    return make_data(tmp_path_factory.mktemp("data"), model, num_train=21, num_held_out=5)
 
 
-def start(folder: Path, *words: str) -> subprocess.Popen[bytes]:
+def start(folder: Path, *words: str, devices: str = "") -> subprocess.Popen[bytes]:
     """The command with the recipe in `folder`, its messages in `messages`."""
-    env = os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", "CUDA_VISIBLE_DEVICES": ""}
+    env = os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", "CUDA_VISIBLE_DEVICES": devices}
     with (folder / "messages").open("wb") as messages:
         return subprocess.Popen(
             [sys.executable, "-m", "omnicap_cli", "train", "--config", str(folder / "recipe.yaml"), *words],
@@ -63,8 +60,12 @@ def wait_for_steps(config, num_steps: int, process: subprocess.Popen[bytes]) -> 
         time.sleep(0.02)
 
 
-def test_two_processes_equal_one(model, data, tmp_path_factory) -> None:
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
+def test_two_processes_equal_one(tiny_model, data, tmp_path_factory, family) -> None:
     """Loss, gradient and weights; an odd number of packs, and some of text alone beside some with pictures."""
+    model = tiny_model(family)
+    if family != "qwen2_vl":  # whose counts are those of `data`
+        data = make_data(tmp_path_factory.mktemp("data"), model, num_train=21, num_held_out=5)
     paths = [data / "train.jsonl", data / "held-out.jsonl"]
     longest = int(corpus_of(paths, tmp_path_factory.mktemp("cache")).lengths.max())
     values = {"packing__max_tokens": longest, "data__max_length": longest}
@@ -90,7 +91,7 @@ def test_two_processes_equal_one(model, data, tmp_path_factory) -> None:
         assert (tensor - expected[name]).abs().max() < 1e-5, name
 
 
-@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs: accelerate knows FSDP on no others")
 def test_a_model_in_parts_equals_a_whole_one(model, data, tmp_path_factory) -> None:
     """FSDP2 over two processes."""
     values = {"optimisation__max_steps": 4, "packing__max_tokens": 1000}
@@ -98,7 +99,7 @@ def test_a_model_in_parts_equals_a_whole_one(model, data, tmp_path_factory) -> N
     Run(one).train(Watch())
     folder = tmp_path_factory.mktemp("parts")
     parts = make_config(folder, model, data, distributed__strategy="fsdp", **values)
-    ended(start(folder, "--nproc", "2"), folder)
+    ended(start(folder, "--nproc", "2", devices="0,1"), folder)
     assert len(curve(log_of(parts))) == 4
     for (step, *numbers), (step_, *numbers_) in zip(curve(log_of(one)), curve(log_of(parts)), strict=True):
         assert (step_, *numbers_) == (step, *near(numbers, 1e-4))
@@ -147,6 +148,22 @@ def test_a_dry_run_trains_nothing(model, data, tmp_path) -> None:
     assert not (tmp_path / "run/metrics.jsonl").exists()
 
 
+def test_what_others_print_is_no_part_of_the_report(model, data, tmp_path) -> None:
+    """Some of those that follow a run greet on the standard output."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "from transformers import Trainer\n"
+        "train = Trainer.train\n"
+        "Trainer.train = lambda *args, **kwargs: print('welcome') or train(*args, **kwargs)\n"
+    )
+    make_config(tmp_path, model, data, optimisation__max_steps=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path))
+        process = start(tmp_path)
+    report = json.loads(process.communicate(timeout=PATIENCE_SECONDS)[0])
+    assert (process.returncode, report["num_steps"]) == (0, 1)
+    assert "welcome" in (tmp_path / "messages").read_text()
+
+
 def test_what_is_wrong_is_said_in_a_line(model, data, tmp_path) -> None:
     make_config(tmp_path, model, data)
     process = start(tmp_path, "--set", "optimisation.learning_rat=3")
@@ -155,13 +172,58 @@ def test_what_is_wrong_is_said_in_a_line(model, data, tmp_path) -> None:
     assert "none.jsonl" in ended(process, tmp_path, exit_code=2)
 
 
-def test_a_signal_to_the_launcher_ends_all_processes_with_a_checkpoint(model, data, tmp_path) -> None:
+def test_an_error_ends_the_run_and_its_workers(model, tmp_path) -> None:
+    """Workers ignore the signal with which Python ends them, and then waits."""
+    draw_media(tmp_path)
+    records = [record(f"r{n}", "<image>\nWhat?", "A canoe.", image=f"{n % 4}.png") for n in range(12)]
+    count(tmp_path, model, records, "train")
+    make_config(tmp_path, model, tmp_path, data__num_workers=2, packing__enabled=False)
+    (tmp_path / "3.png").unlink()
+    process = start(tmp_path)
+    assert "the picture 3.png isn't there any more" in ended(process, tmp_path, exit_code=1)
+    left = [each for each in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(each.info["cmdline"] or [])]
+    assert not left
+
+
+def test_samples_that_were_left_out_show_in_the_exit_code(model, tmp_path) -> None:
+    draw_media(tmp_path)
+    records = [record(f"r{n}", "<image>\nWhat?", "A canoe.", image=f"{n}.png") for n in range(2)]
+    count(tmp_path, model, records, "train")
+    make_config(tmp_path, model, tmp_path, data__missing_media="skip")
+    (tmp_path / "0.png").unlink()
+    process = start(tmp_path, "-q")
+    report = json.loads(process.communicate(timeout=PATIENCE_SECONDS)[0])
+    assert (process.returncode, report["num_skipped"]) == (3, 1)
+
+
+def test_what_fails_in_one_process_ends_all(model, tmp_path) -> None:
+    """A picture that only the second process comes to; the first one says which it was too."""
+    draw_media(tmp_path)
+    records = [record(f"r{n}", "<image>\nWhat?", "A canoe.", image=f"{n}.png") for n in range(2)]
+    count(tmp_path, model, records, "train")
+    values = {"packing__enabled": False, "checkpoint__every_steps": None, "data__num_workers": 0}
+    config = make_config(tmp_path, model, tmp_path, **values)
+    (second,) = Run(config).plan.rows(1)
+    (tmp_path / f"{second[0]}.png").unlink()
+    messages = ended(start(tmp_path, "--nproc", "2"), tmp_path, exit_code=1)
+    assert "Traceback" not in messages
+    gone = f"r{second[0]}: the picture {second[0]}.png isn't there any more"
+    assert f"error: {gone}" in messages
+    assert f"error: process 1 of the run failed: {gone}" in messages
+    assert not found(config.checkpoint.output)
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_to_the_launcher_ends_all_processes_with_a_checkpoint(
+    model, data, tmp_path, number, exit_code
+) -> None:
     """It reaches the workers that load data too, which have to live until the step is over."""
     config = make_config(tmp_path, model, data, **LONG | {"data__num_workers": 2, "checkpoint__every_steps": 1000})
     process = start(tmp_path, "--nproc", "2")
     wait_for_steps(config, 3, process)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=PATIENCE_SECONDS)
-    assert process.returncode != 0
+    process.send_signal(number)
+    messages = ended(process, tmp_path, exit_code=exit_code)
+    assert "run the same command again to go on" in messages
+    assert "Traceback" not in messages
     (checkpoint,) = found(config.checkpoint.output)
     assert int(checkpoint.name.removeprefix("checkpoint-")) == curve(log_of(config))[-1][0]

@@ -6,26 +6,26 @@ import json
 import math
 import re
 import resource
+import shutil
 import signal
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from support.tiny_models import tiny_model  # noqa: F401  a fixture
-from support.training_data import corpus_of, count, draw_media, many, reader_of, record
-from support.training_runs import Killed, Watch, curve, log_of, make_config, near, weights
+from safetensors.torch import load_file, save_file
+from support.training_data import corpus_of, count, draw_media, make_data, reader_of, record
+from support.training_runs import Killed, Watch, curve, evaluations, log_of, make_config, near, weights
 from transformers import AutoModelForImageTextToText
 
+from omnicap_cli.core.locks import locked
 from omnicap_cli.errors import JournalLockedError, OptionError, UsageError
-from omnicap_cli.tokenizing.locks import locked
 from omnicap_cli.training.batches import collate
 from omnicap_cli.training.checkpoints import CheckpointError, found
 from omnicap_cli.training.corpus import Corpus
 from omnicap_cli.training.model import Part, part_of
 from omnicap_cli.training.records import DataError
 from omnicap_cli.training.run import Run
-from omnicap_cli.training.trainer import NotFiniteError
+from omnicap_cli.training.trainer import CaptionTrainer, NotFiniteError
 
 
 @pytest.fixture(autouse=True)
@@ -38,18 +38,13 @@ def _one_thread():
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model):  # noqa: F811
+def model(tiny_model):
     return tiny_model("qwen2_vl")
 
 
 @pytest.fixture(scope="module")
 def data(model, tmp_path_factory):
-    """24 samples of very unequal lengths, some of text alone, and 6 held-out ones."""
-    folder = tmp_path_factory.mktemp("data")
-    draw_media(folder)
-    count(folder, model, many(24), "train")
-    count(folder, model, many(6, seed=2), "held-out")
-    return folder
+    return make_data(tmp_path_factory.mktemp("data"), model, num_train=24, num_held_out=6)
 
 
 @pytest.fixture
@@ -94,9 +89,12 @@ def test_the_loss_is_the_mean_of_the_supervised_tokens_of_a_step(train, model, d
     assert epochs[0][1] == pytest.approx(sums["train"], abs=1e-5)
 
 
-def test_accumulated_steps_equal_large_ones(train, model, data, tmp_path_factory) -> None:
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_accumulated_steps_equal_large_ones(tiny_model, data, tmp_path_factory, family) -> None:
     """All 24 samples in a step: one at a time, four at a time, and packed."""
-    curves = []
+    model, curves = tiny_model(family), []
+    if family != "qwen2_vl":  # whose counts are those of `data`
+        data = make_data(tmp_path_factory.mktemp("data"), model, num_train=24, num_held_out=1)
     for batch_size, accumulation, packing in ((1, 24, False), (4, 6, False), (24, 1, False), (1, 3, True)):
         folder = tmp_path_factory.mktemp("run")
         config = make_config(
@@ -118,6 +116,22 @@ def test_accumulated_steps_equal_large_ones(train, model, data, tmp_path_factory
         assert len(other) == len(curves[0]) == 3
         for (step, loss, norm), (step_, loss_, norm_) in zip(curves[0], other, strict=True):
             assert (step, *near((loss, norm))) == (step_, loss_, norm_)
+
+
+@pytest.mark.parametrize(("attention", "is_filled_up"), [("sdpa", False), ("eager", True)])
+def test_several_packs_at_a_time(train, model, data, tmp_path, attention, is_filled_up) -> None:
+    """Where the attention is told lengths, they become one row; else the shorter ones are filled up."""
+    values = {
+        "model__attn": attention,
+        "packing__max_tokens": 1000,
+        "optimisation__batch_size": 100,
+        "logging__every_steps": 1,
+    }
+    (tmp_path / "planned").mkdir()
+    planned = Run(make_config(tmp_path / "planned", model, data, **values)).describe().fill
+    (found,) = (each["fill"] for each in train(**values) if "fill" in each)
+    assert (found < 1) == is_filled_up
+    assert found == pytest.approx(planned)
 
 
 @pytest.mark.parametrize("frozen", ["vision", "merger", "llm"])
@@ -163,6 +177,7 @@ def test_every_epoch_has_every_sample_once(train, model, data, tmp_path) -> None
 @pytest.mark.parametrize("killed_at", [3, 4, 5])  # 4: just before the checkpoint
 def test_a_killed_run_goes_on_as_if_nothing_had_been(model, data, tmp_path_factory, adapter, killed_at) -> None:
     values = {"optimisation__max_steps": 6, "adapter__kind": adapter, "adapter__rank": 4, "adapter__dropout": 0.3}
+    values |= {"data__eval": str(data / "held-out.jsonl"), "logging__eval_every_steps": 2, "data__num_workers": 1}
     whole = make_config(tmp_path_factory.mktemp("whole"), model, data, **values)
     Run(whole).train(Watch())
 
@@ -216,8 +231,134 @@ def test_another_configuration_is_refused_and_shown(train) -> None:
     with pytest.raises(UsageError, match=r"optimisation\.learning_rate: 0\.002, was 0\.001"):
         train(optimisation__max_steps=2, optimisation__learning_rate=2e-3)
     train(optimisation__max_steps=2, logging__every_steps=5, data__num_workers=1)  # change nothing
-    log = train(optimisation__max_steps=4, optimisation__learning_rate=2e-3, force=True)
+
+
+def test_what_is_forced_is_what_is_done(train) -> None:
+    """Other rates than those that the optimiser in the checkpoint remembers; cosine: none is left after step 4."""
+    values = {"optimisation__warmup_ratio": 0, "optimisation__vision_learning_rate": 5e-4}
+    train(optimisation__max_steps=2, **values)
+    log = train(optimisation__max_steps=4, optimisation__learning_rate=2e-3, force=True, **values)
+    steps = {each["step"]: each for each in log if "loss" in each}
+    assert list(steps) == [1, 2, 3, 4]
+    for step in (3, 4):
+        share = (1 + math.cos(math.pi * (step - 1) / 4)) / 2
+        assert steps[step]["learning_rate"] == pytest.approx(2e-3 * share)
+
+
+@pytest.mark.parametrize(("key", "value"), [("adapter.kind", "lora"), ("model.train_vision", False)])
+def test_other_weights_can_not_be_forced_to_go_on(train, tmp_path, key, value) -> None:
+    train(optimisation__max_steps=2)
+    with pytest.raises(UsageError, match=rf"checkpoint-2 has the state of other weights:\n  {key}: "):
+        train(optimisation__max_steps=4, force=True, **{key: value})
+
+
+def test_a_folder_that_was_moved_goes_on(train, tmp_path) -> None:
+    train(Watch(lambda step: step == 2), optimisation__max_steps=4)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    log = train(optimisation__max_steps=4, checkpoint__output=str(tmp_path / "moved"))
     assert [step for step, *_ in curve(log)] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt"])
+def test_a_checkpoint_that_is_not_whole_is_refused(train, tmp_path, name) -> None:
+    train(optimisation__max_steps=2)
+    path = tmp_path / "run/checkpoint-2" / name
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"checkpoint-2 can't be gone on from"):
+        train(optimisation__max_steps=4, force=True)
+    path.unlink()
+    with pytest.raises(CheckpointError, match=rf"checkpoint-2 is not whole: it has no {name}"):
+        train(optimisation__max_steps=4, force=True)
+
+
+def test_an_adapter_that_is_broken_is_named(train, tmp_path) -> None:
+    values = {"adapter__kind": "lora", "adapter__rank": 4}
+    train(optimisation__max_steps=2, **values)
+    path = tmp_path / "run/checkpoint-2/adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(CheckpointError, match=r"checkpoint-2 can't be gone on from"):
+        train(optimisation__max_steps=4, force=True, **values)
+
+
+def test_an_adapter_goes_on_with_its_own_model_only(train, model, tmp_path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(model, base)
+    values = {"adapter__kind": "lora", "model__name": str(base), "optimisation__max_steps": 2}
+    train(**values)
+    weights = {name: 1.5 * tensor for name, tensor in load_file(base / "model.safetensors").items()}
+    save_file(weights, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UsageError, match="is an adapter of another model"):
+        train(**values)
+    train(force=True, **values)
+
+
+def test_lines_of_the_log_may_become_rarer(train) -> None:
+    train(Watch(lambda step: step == 2), optimisation__max_steps=6)
+    log = train(optimisation__max_steps=6, logging__every_steps=3)
+    assert [step for step, *_ in curve(log)] == [1, 2, 3, 6]
+
+
+def test_a_last_evaluation_that_was_killed_is_made_up_for(train, data, monkeypatch) -> None:
+    values = {"optimisation__max_steps": 2, "data__eval": str(data / "held-out.jsonl")}
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CaptionTrainer, "_held_out_loss", kill)
+        with pytest.raises(Killed):
+            train(**values)
+    for _ in range(2):
+        log = train(**values)
+        assert [each["step"] for each in log if "eval_loss" in each] == [2]
+        assert [step for step, *_ in curve(log)] == [1, 2]
+
+
+@pytest.mark.parametrize("ends", ["killed", "stopped"])
+def test_an_evaluation_that_did_not_happen_is_made_up_for(train, data, tmp_path, monkeypatch, ends) -> None:
+    """After the second of five steps, of which every other is to be followed by one."""
+    values = {"optimisation__max_steps": 5, "data__eval": str(data / "held-out.jsonl"), "logging__eval_every_steps": 2}
+    whole = train(**values, checkpoint__output=str(tmp_path / "whole"))
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        if ends == "killed":
+            patch.setattr(CaptionTrainer, "_held_out_loss", kill)
+            with pytest.raises(Killed):
+                train(**values)
+        else:
+            train(Watch(lambda step: step == 2), **values)
+    log = train(**values)
+    assert evaluations(log) == evaluations(whole)
+    assert [step for step, _ in evaluations(log)] == [2, 4, 5]
+    assert curve(log) == curve(whole)
+
+
+def test_processes_that_see_other_things_are_refused(train, monkeypatch) -> None:
+    """As where a folder isn't shared between machines."""
+    monkeypatch.setattr("omnicap_cli.training.run.gathered", lambda seen: [seen, ("checkpoint-7", seen[1])])
+    with pytest.raises(UsageError, match="processes see other checkpoints"):
+        train()
+
+
+def test_what_is_wrong_with_data_shows_before_weights_are_loaded(model, data, tmp_path, monkeypatch) -> None:
+    def load_model(*_: object) -> None:
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr("omnicap_cli.training.model.load_model", load_model)
+    config = make_config(tmp_path, model, data)
+    described = Run(config).describe()
+    numbers = {part.value: 0 for part in Part}
+    for name, tensor in load_file(model / "model.safetensors").items():
+        numbers[part_of(name).value] += tensor.numel()
+    assert described.parameters == {part: (number, number) for part, number in numbers.items()}
+    assert described.state_bytes == 16 * sum(numbers.values())
+    with pytest.raises(DataError, match=r"more patches than packing\.max_patches 8, as 'r\d+' with \d+"):
+        Run(make_config(tmp_path, model, data, packing__max_patches=8))
+    with pytest.raises(DataError, match=r"longer than data\.max_length 60"):
+        Run(make_config(tmp_path, model, data, data__max_length=60))
 
 
 def test_other_data_under_the_same_name_is_refused(model, data, tmp_path) -> None:
@@ -226,9 +367,13 @@ def test_other_data_under_the_same_name_is_refused(model, data, tmp_path) -> Non
     (tmp_path / "train.jsonl").write_bytes(b"".join(lines))
     values = {"optimisation__max_steps": 2, "data__train": str(tmp_path / "train.jsonl")}
     Run(make_config(tmp_path, model, data, **values)).train(Watch())
-    (tmp_path / "train.jsonl").write_bytes(b"".join(lines[:-1]))
-    with pytest.raises(UsageError, match="data"):
-        Run(make_config(tmp_path, model, data, **values))
+    shorter, renamed = b"".join(lines[:-1]), b"".join(lines).replace(b'"r1"', b'"R1"')
+    for content in (shorter, renamed):  # the second with the same lengths
+        (tmp_path / "train.jsonl").write_bytes(content)
+        with pytest.raises(UsageError, match="was made with other data"):
+            Run(make_config(tmp_path, model, data, **values))
+    (tmp_path / "train.jsonl").write_bytes(b"".join(lines))
+    assert Run(make_config(tmp_path, model, data, **values)).describe().resumed_from == "checkpoint-2"
 
 
 # ------------------------------------------------------------------------------------------ what goes wrong
@@ -240,6 +385,57 @@ def test_a_loss_that_is_no_number_stops_with_the_samples(train, tmp_path) -> Non
     assert re.search(r"\br\d+", raised.value.message)
 
 
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_a_step_of_nothing_has_no_loss(tiny_model, tmp_path, family) -> None:
+    """Of three steps of a picture one finds that it is gone."""
+    draw_media(tmp_path)
+    model = tiny_model(family)
+    records = [record(f"r{n}", "<image>\nWhat?", "A canoe on the lake.", image=f"{n}.png") for n in range(3)]
+    count(tmp_path, model, records, "train")
+    (tmp_path / "0.png").unlink()
+    config = make_config(tmp_path, model, tmp_path, data__missing_media="skip", packing__enabled=False)
+    Run(config).train(Watch())
+    losses = [(each.get("skipped_samples", 0), each["loss"]) for each in log_of(config) if "loss" in each]
+    assert sorted((num_skipped, loss > 0) for num_skipped, loss in losses) == [(0, True), (0, True), (1, False)]
+    assert all(math.isfinite(loss) for _, loss in losses)
+
+
+def test_a_gradient_that_is_no_number_is_never_saved(train, tmp_path, monkeypatch) -> None:
+    original = CaptionTrainer.training_step
+
+    def spoiled(self, model, *args):
+        loss = original(self, model, *args)
+        if self.state.global_step == 1:
+            next(each for each in model.parameters() if each.grad is not None).grad[0] = math.nan
+        return loss
+
+    monkeypatch.setattr(CaptionTrainer, "training_step", spoiled)
+    with pytest.raises(NotFiniteError, match=r"the gradient is not a number in step 2, with the samples r\d+"):
+        train(optimisation__max_grad_norm=0, checkpoint__every_steps=1, packing__enabled=False)
+    assert [path.name for path in found(tmp_path / "run")] == ["checkpoint-1"]
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run").values())
+
+
+def test_a_wrong_place_is_no_missing_picture(train, model, tmp_path) -> None:
+    draw_media(tmp_path)
+    records = [record(f"r{n}", "<image>\nWhat?", "A canoe on the lake.", image=f"{n % 4}.png") for n in range(12)]
+    path = count(tmp_path, model, records)
+    (tmp_path / "elsewhere").mkdir()
+    values = {"data__missing_media": "skip", "packing__enabled": False}
+    with pytest.raises(DataError, match="10 of 10 samples so far had to be skipped"):
+        train(data__train=str(path), data__image_root=str(tmp_path / "elsewhere"), **values)
+
+
+def test_held_out_pictures_that_are_gone_make_no_perfect_score(train, model, data, tmp_path) -> None:
+    draw_media(tmp_path)
+    records = [record(f"r{n}", "<image>\nWhat?", "A canoe on the lake.", image=str(tmp_path / "1.png")) for n in (0, 1)]
+    path = count(tmp_path, model, records)
+    (tmp_path / "1.png").unlink()
+    log = train(data__missing_media="skip", data__eval=str(path), optimisation__max_steps=2)
+    assert not [each for each in log if "eval_loss" in each]
+    assert [each["skipped_samples"] for each in log if "loss" not in each and "captions" not in each] == [2]
+
+
 def test_missing_pictures_stop_the_run_or_are_counted(train, model, tmp_path) -> None:
     draw_media(tmp_path)
     records = [record(f"r{n}", "<image>\nWhat?", "A canoe on the lake.", image=f"{n % 2}.png") for n in range(6)]
@@ -248,7 +444,9 @@ def test_missing_pictures_stop_the_run_or_are_counted(train, model, tmp_path) ->
     values = {"data__train": str(path), "data__image_root": str(tmp_path)}
     with pytest.raises(DataError, match=r"r[135]: the picture 1\.png isn't there any more$"):
         train(**values)
-    log = train(data__missing_media="skip", **values)
+    config = make_config(tmp_path, model, tmp_path, data__missing_media="skip", **values)
+    assert Run(config).train(Watch()).num_skipped == 3
+    log = log_of(config)
     assert sum(each.get("skipped_samples", 0) for each in log) == 3
     assert math.isfinite(log[-1]["loss"])
 
@@ -288,9 +486,24 @@ def test_two_runs_in_one_folder_are_refused(train, tmp_path) -> None:
     assert train(optimisation__max_steps=1)
 
 
-def test_a_model_of_another_family_is_refused(train, tiny_model) -> None:  # noqa: F811
+def test_a_model_of_another_family_is_refused(train, tiny_model) -> None:
     with pytest.raises(OptionError, match=r"model\.name.*llava"):
         train(model__name=str(tiny_model("llava")))
+
+
+def test_errors_name_keys_and_not_the_options_of_other_commands(model, data, tmp_path, monkeypatch) -> None:
+    def message(**values: Any) -> str:
+        with pytest.raises(OptionError) as raised:
+            Run(make_config(tmp_path, model, data, **values)).train(Watch())
+        assert "--" not in f"{raised.value.message} {raised.value.hint}"
+        return raised.value.message
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert message(model__name="nothing here").startswith("model.name: 'nothing here'")
+    assert message(model__attn="flash_attention_2").startswith("model.attn: 'flash_attention_2' needs a CUDA GPU")
+    assert message(adapter__kind="qlora").startswith("adapter.kind: 'qlora' needs a CUDA GPU")
+    (tmp_path / "file").write_text("")
+    assert message(checkpoint__output=str(tmp_path / "file")).startswith("checkpoint.output: ")
 
 
 def test_long_samples_are_refused_dropped_or_cut(train, tmp_path) -> None:
@@ -304,3 +517,17 @@ def test_long_samples_are_refused_dropped_or_cut(train, tmp_path) -> None:
     assert cut.plan.num_samples == 24
     train(dropped, data__too_long="drop", checkpoint__output=str(tmp_path / "other"), **limits)
     assert dropped.plan.num_samples == 24 - num_too_long
+
+
+def test_samples_that_can_not_be_cut_are_no_missing_media(train, model, tmp_path) -> None:
+    """A picture at the end of a long question, in most of the samples."""
+    draw_media(tmp_path)
+    question = "What is the main object? " * 40
+    records = [record(f"r{n}", f"{question}<image>", "A canoe.", image="0.png") for n in range(12)]
+    records += [record(f"s{n}", "<image>\nWhat?", "A canoe.", image="0.png") for n in range(3)]
+    path = count(tmp_path, model, records)
+    values = {"data__train": str(path), "data__image_root": str(tmp_path), "data__too_long": "truncate"}
+    shortest = int(corpus_of([path], tmp_path / "cache").lengths.min())
+    limits = {"data__max_length": shortest, "packing__max_tokens": shortest}
+    report = Run(make_config(tmp_path, model, tmp_path, **values, **limits)).train(Watch())
+    assert (report.num_uncuttable, report.num_skipped) == (12, 0)

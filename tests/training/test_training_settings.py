@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from support.tiny_models import tiny_model  # noqa: F401  a fixture
 from transformers import AutoModelForImageTextToText
 
 from omnicap_cli.errors import OptionError
@@ -14,6 +13,7 @@ from omnicap_cli.training.config import (
     AdapterConfig,
     CheckpointConfig,
     DataConfig,
+    DistributedConfig,
     LoggingConfig,
     ModelConfig,
     OptimisationConfig,
@@ -50,6 +50,19 @@ def test_the_merger_learns_as_the_language_model_unless_it_is_said() -> None:
     assert learning_rates(config)[Part.MERGER] == 3e-5
 
 
+def test_sharing_weights_needs_gpus(tmp_path, monkeypatch) -> None:
+    """Without them accelerate would take DDP instead, and say nothing."""
+    config = TrainConfig(
+        model=ModelConfig(name="m"),
+        data=DataConfig(train=(DataSet(path=tmp_path / "d.jsonl"),)),
+        checkpoint=CheckpointConfig(output=tmp_path),
+        distributed=DistributedConfig(strategy="fsdp"),
+    )
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(OptionError, match=r"distributed\.strategy: 'fsdp' needs GPUs"):
+        arguments(config)
+
+
 def test_a_tracker_that_is_not_installed_is_named(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     config = TrainConfig(
@@ -64,7 +77,7 @@ def test_a_tracker_that_is_not_installed_is_named(tmp_path, monkeypatch) -> None
 
 @pytest.mark.parametrize("family", QWEN)
 @pytest.mark.parametrize("how", ["all", "frozen", "lora", "vision lora"])
-def test_each_parameter_that_learns_is_in_one_group(tiny_model, family, how) -> None:  # noqa: F811
+def test_each_parameter_that_learns_is_in_one_group(tiny_model, family, how) -> None:
     model = AutoModelForImageTextToText.from_pretrained(tiny_model(family))
     if how == "frozen":
         freeze(model, {Part.VISION})
@@ -91,7 +104,7 @@ def test_each_parameter_that_learns_is_in_one_group(tiny_model, family, how) -> 
 
 
 @pytest.mark.parametrize("family", QWEN)
-def test_parts_by_their_modules(tiny_model, family) -> None:  # noqa: F811
+def test_parts_by_their_modules(tiny_model, family) -> None:
     """The merger is what ends in the language model's width; the rest of the vision tower is vision."""
     model = AutoModelForImageTextToText.from_pretrained(tiny_model(family))
     mergers = [model.model.visual.merger, *getattr(model.model.visual, "deepstack_merger_list", [])]
@@ -101,7 +114,7 @@ def test_parts_by_their_modules(tiny_model, family) -> None:  # noqa: F811
         assert part_of(name) is expected.get(id(parameter), Part.LLM)
 
 
-def test_adapters_leave_the_output_layer_alone(tiny_model) -> None:  # noqa: F811
+def test_adapters_leave_the_output_layer_alone(tiny_model) -> None:
     model = with_adapter(
         AutoModelForImageTextToText.from_pretrained(tiny_model("qwen2_vl")), AdapterConfig(kind="lora", rank=2)
     )
