@@ -28,7 +28,7 @@ def main() -> None:
         output = subprocess.run([sys.executable, "-c", code, str(path)], check=True, capture_output=True, text=True)
         elapsed, num_keys, peak_kib = output.stdout.split()
         assert int(num_keys) == NUM_RECORDS, num_keys
-        print_machine("orjson", "numpy")
+        print_machine("orjson")
         megabytes = path.stat().st_size / 1e6
         print(f"{NUM_RECORDS:,} records, {megabytes:.0f} MB")
         print_row("seconds to index them", float(elapsed), "< 10 s")
