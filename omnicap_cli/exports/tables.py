@@ -34,10 +34,12 @@ _MAX_BATCH_ROWS: Final = 128  # records as Python objects: more of them leave th
 _MAX_BATCH_BYTES: Final = 4 << 20
 _NUL, _NO_NUL = "\0", "\ufffd"
 _TYPE_BITS: Final[dict[type, int]] = {type(None): 0, str: 1, int: 2, float: 4, bool: 8}
+_INT_BIT: Final = _TYPE_BITS[int]
 _OTHER_BIT: Final = 16
 _KINDS: Final[dict[int, Kind]] = {2: "int64", 4: "double", 6: "double", 8: "bool"}  # any other mixture is a string
 _SPECIAL: Final = {delimiter: re.compile(f'[{delimiter}"\r\n]') for delimiter in (",", "\t")}  # a field is quoted
 _NUMBERS: Final[set[type]] = {int, float}
+_TEXTS: Final[set[type]] = {str, type(None)}
 _INT_BITS: Final = {"int32": 31, "int64": 63}
 
 
@@ -149,7 +151,11 @@ class TableColumns:
 def _add_types(types: dict[str, int], values: Iterable[tuple[str, Any]]) -> None:
     for name, value in values:
         bit = _TYPE_BITS.get(type(value), _OTHER_BIT)
-        types[name] = types.get(name, 0) | (_OTHER_BIT if bit == 2 and not _fits(value, "int64") else bit)
+        if bit == _INT_BIT and not _fits(value, "int64"):
+            bit = _OTHER_BIT
+        known = types.get(name)
+        if known is None or known | bit != known:  # mostly a value is like those before it
+            types[name] = (known or 0) | bit
 
 
 def write_jsonl(job: ExportJob) -> None:
@@ -269,16 +275,10 @@ def _texts(values: Sequence[Any]) -> Sequence[str]:
     if types == {str}:
         return values
     if types <= _NUMBERS:
-        return list(map(str, values))
+        return orjson.dumps(values).decode()[1:-1].split(",")
     if types == {type(None)}:
         return [""] * len(values)
-    return [value if type(value) is str else _text(value) for value in values]
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    return str(value) if type(value) in _NUMBERS else json_text(value)
+    return [value if type(value) is str else "" if value is None else json_text(value) for value in values]
 
 
 def _quoted(texts: Sequence[str], delimiter: str) -> Sequence[str]:
@@ -314,9 +314,9 @@ def _array(column: Column, batch: Batch, of_type: pyarrow.DataType) -> pyarrow.A
 
     values = column.values(batch)
     if column.kind == "string":
-        return pyarrow.array(
-            [each if each is None or type(each) is str else json_text(each) for each in values], of_type
-        )
+        if not _TEXTS.issuperset(map(type, values)):
+            values = [each if each is None or type(each) is str else json_text(each) for each in values]
+        return pyarrow.array(values, of_type)
     try:
         return pyarrow.array(values, of_type)
     except (pyarrow.ArrowException, OverflowError):

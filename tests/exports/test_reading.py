@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from support.journal_records import line_of, make_record, write_journal
 
 from omnicap_cli.errors import JournalError, OmnicapError
+from omnicap_cli.exports import reading
 from omnicap_cli.exports.reading import Entry, JournalReader, NewestOf
 
 
@@ -51,6 +52,18 @@ def test_the_newest_record_of_each_key(path):
     write_journal(path, [old, other, new])
     assert old["key"] == new["key"]
     assert read(path) == [other, new]
+
+
+@pytest.mark.parametrize("many", [1, 20_000])
+def test_keys_that_begin_alike_are_told_apart(path, monkeypatch, many):
+    """Whole keys count, however a first look at their beginnings is taken."""
+    monkeypatch.setattr(reading, "_MANY_LINES", many)
+    first, second = make_record("a.jpg"), make_record("b.jpg")
+    second["key"] = first["key"][:16] + "0" * 48
+    assert read(write_journal(path, [first, second])) == [first, second]
+    newer = first | {"caption": "newer"}
+    assert read(write_journal(path, [first, second, newer])) == [second, newer]
+    assert read(write_journal(path, [second, first])) == [second, first]
 
 
 def test_states_of_a_picture_have_keys_of_their_own(path):
