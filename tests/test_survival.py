@@ -28,6 +28,7 @@ from support.permissions import drop_override
 from omnicap_cli.core.prompts import Catalogue
 from omnicap_cli.core.records import Prompt
 
+PATIENCE_SECONDS = 60.0  # only ever reached by a test that fails
 EVERYTHING = ("--type", "aigc", "--style", "all", "--lang", "all")
 ALL_PROMPTS = Catalogue.load().select("aigc", ["all"], "all")
 DEFAULT_PROMPTS = Catalogue.load().select("natural", [], "en")
@@ -64,7 +65,7 @@ def assert_fails(process: Any, *parts: str, code: int = 1) -> None:
 
 def finish(process: subprocess.Popen[bytes]) -> subprocess.CompletedProcess[str]:
     """Wait for a process that should end by itself soon."""
-    stdout, stderr = process.communicate(timeout=20)
+    stdout, stderr = process.communicate(timeout=PATIENCE_SECONDS)
     return subprocess.CompletedProcess(process.args, process.returncode, (stdout or b"").decode(), stderr.decode())
 
 
@@ -190,7 +191,7 @@ def test_interrupted_while_a_pipe_is_silent(omnicap, make_pictures):
     process.stdin.flush()
     omnicap.wait_for(process, lambda: (omnicap.folder / "out.jsonl").exists() and omnicap.records())
     process.send_signal(signal.SIGINT)
-    process.wait(timeout=20)  # with the pipe still open
+    process.wait(timeout=PATIENCE_SECONDS)  # with the pipe still open
     ended = subprocess.CompletedProcess(process.args, process.returncode, "", process.stderr.read().decode())
     assert_fails(ended, code=130)
     assert_complete(omnicap, [first])
@@ -269,7 +270,7 @@ def test_the_second_interrupt_shows_the_cursor_again(omnicap, make_pictures, mon
     process.send_signal(signal.SIGINT)
     said += read_all(terminal)
     os.close(terminal)
-    assert process.wait(timeout=20) == 130
+    assert process.wait(timeout=PATIENCE_SECONDS) == 130
     assert said.rindex(b"\x1b[?25h") > said.rindex(b"\x1b[?25l")
 
 
@@ -704,7 +705,7 @@ def test_an_engine_that_breaks_while_a_pipe_is_open(omnicap, make_pictures):
     process = omnicap.start("-", "-o", "out.jsonl", stdin=subprocess.PIPE, error_after=1)
     process.stdin.write("".join(f"{item_id}\n" for item_id in ids).encode())
     process.stdin.flush()
-    process.wait(timeout=20)
+    process.wait(timeout=PATIENCE_SECONDS)
     ended = subprocess.CompletedProcess(process.args, process.returncode, "", process.stderr.read().decode())
     assert_fails(ended, "the fake device is gone")
     assert len(omnicap.records()) == 1
@@ -726,7 +727,7 @@ def test_a_slow_pipe_sees_its_results(omnicap, make_pictures):
         process.stdin.flush()
         shown += [json.loads(process.stdout.readline())["id"] for _ in group]
         assert process.poll() is None
-    rest, _ = process.communicate("".join(f"{item_id}\n" for item_id in ids[3:]).encode(), timeout=20)
+    rest, _ = process.communicate("".join(f"{item_id}\n" for item_id in ids[3:]).encode(), timeout=PATIENCE_SECONDS)
     assert shown + ids_of(rest.decode()) == ids
     assert process.returncode == 0
 
@@ -756,7 +757,7 @@ def test_a_reader_that_has_had_enough(omnicap, make_pictures, stays_open):
     assert json.loads(process.stdout.readline())["id"] == ids[0]
     omnicap.wait_for(process, lambda: len(omnicap.begun) > 40)  # by now it waits for more of the pipe
     process.stdout.close()
-    process.wait(timeout=20)
+    process.wait(timeout=PATIENCE_SECONDS)
     assert (process.returncode, process.stderr.read()) == (0, b"")
     assert len(omnicap.begun) < 300
 

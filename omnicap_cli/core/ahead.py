@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 _POLL_SECONDS: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class _Raised:
+    error: BaseException
 
 
 def in_order(
@@ -22,49 +28,60 @@ def in_order(
     The source is read in a thread of its own: one that is slow holds back no result that is there. What the source or
     the work raises is raised here.
     """
-    ahead: queue.SimpleQueue[Future[R] | BaseException | None] = queue.SimpleQueue()
-    todo: queue.SimpleQueue[tuple[Future[R], T]] = queue.SimpleQueue()
-    room = threading.Semaphore((look_ahead if look_ahead is not None else 2 * num_threads) + 1)
+    # queues in place of semaphores and futures, which are written in Python and cost several times as much
+    ahead: queue.SimpleQueue[queue.SimpleQueue[R | _Raised] | None] = queue.SimpleQueue()
+    todo: queue.SimpleQueue[tuple[queue.SimpleQueue[R | _Raised], T]] = queue.SimpleQueue()
+    room: queue.SimpleQueue[None] = queue.SimpleQueue()
+    for _ in range((look_ahead if look_ahead is not None else 2 * num_threads) + 1):
+        room.put(None)
     abandoned = threading.Event()
 
     def read() -> None:
         try:
             for element in source:
-                while not room.acquire(timeout=_POLL_SECONDS):
-                    if abandoned.is_set():
-                        return
-                future: Future[R] = Future()
-                todo.put((future, element))
-                ahead.put(future)
+                if not _taken(room, abandoned):
+                    return
+                box: queue.SimpleQueue[R | _Raised] = queue.SimpleQueue()
+                todo.put((box, element))
+                ahead.put(box)
+                del element, box
             ahead.put(None)
         except BaseException as error:  # noqa: BLE001  handed to the consumer, who raises it
-            ahead.put(error)
+            box = queue.SimpleQueue()
+            box.put(_Raised(error))
+            ahead.put(box)
 
     def serve() -> None:
         while not abandoned.is_set():
             try:
-                future, element = todo.get(timeout=_POLL_SECONDS)
+                box, element = todo.get(timeout=_POLL_SECONDS)
             except queue.Empty:
                 continue
-            _settle(future, work, element)
-            del future, element  # not to be kept while waiting for the next
+            try:
+                box.put(work(element))
+            except BaseException as error:  # noqa: BLE001  raised where the result is taken
+                box.put(_Raised(error))
+            del box, element  # not to be kept while waiting for the next
 
     # daemons: one that waits for a server must not hold up the end of the process
     for task, name in [(read, "read-ahead"), *[(serve, "work-ahead")] * num_threads]:
         threading.Thread(target=task, name=name, daemon=True).start()
     try:
-        while (entry := ahead.get()) is not None:
-            if isinstance(entry, BaseException):
-                raise entry
-            yield entry.result()
-            del entry  # with its result, before the next is waited for
-            room.release()
+        while (box := ahead.get()) is not None:
+            result = box.get()
+            if isinstance(result, _Raised):
+                raise result.error
+            yield result
+            del result  # before the next is waited for
+            room.put(None)
     finally:
         abandoned.set()
 
 
-def _settle(future: Future[R], work: Callable[[T], R], element: T) -> None:
-    try:
-        future.set_result(work(element))
-    except BaseException as error:  # noqa: BLE001  raised where the result is taken
-        future.set_exception(error)
+def _taken(room: queue.SimpleQueue[None], abandoned: threading.Event) -> bool:
+    """Whether there was room before nobody wanted any more."""
+    while not abandoned.is_set():
+        with contextlib.suppress(queue.Empty):
+            room.get(timeout=_POLL_SECONDS)
+            return True
+    return False

@@ -113,7 +113,8 @@ class _Sample:
 
     def finished(self) -> Iterator[Member]:
         for picture in self.pictures:
-            yield replace(picture, meta=self.columns, error=picture.error or self.error)
+            has_more = self.columns or self.error
+            yield replace(picture, meta=self.columns, error=picture.error or self.error) if has_more else picture
 
 
 def _take(

@@ -8,9 +8,10 @@ from typing import NamedTuple, TypeVar
 from PIL import Image
 
 from omnicap_cli.core.ahead import in_order
-from omnicap_cli.core.records import Item, Settings
+from omnicap_cli.core.records import Item, MediaRef, Settings
 from omnicap_cli.errors import ItemError, OutOfMemoryError
-from omnicap_cli.media import images
+from omnicap_cli.media import headers, images
+from omnicap_cli.media.names import is_url
 from omnicap_cli.media.opening import opened
 
 T = TypeVar("T")
@@ -46,12 +47,18 @@ def probe(item: Item, settings: Settings) -> images.Size:
     if item.error:
         raise item.error
     media, page = item.media, item.media.page or 1
+    if _is_whole_file(media) and media.page is None and media.kind == "image":
+        return headers.quick_size(media.path, max_decode_pixels=settings.max_decode_pixels)
     with opened(media, settings.transfer) as file:
         if media.kind == "pdf":
             from omnicap_cli.media import pdf
 
             return pdf.page_size(file, page, dpi=settings.dpi)
         return images.header_size(file, page, max_decode_pixels=settings.max_decode_pixels)
+
+
+def _is_whole_file(media: MediaRef) -> bool:
+    return media.content is None and media.span is None and not is_url(media.path)
 
 
 def decode_ahead(

@@ -189,7 +189,7 @@ class Sources:
         )
         for member in found:
             shown = member_name(archive, member.name)
-            part = replace(unit, shown=shown, meta={**unit.meta, **member.meta})
+            part = Unit(path=unit.path, shown=shown, meta={**unit.meta, **member.meta})
             media = MediaRef(path=unit.path, span=member.span, content=member.content)
             if member.error:
                 yield _item(part, media, error=member.error)

@@ -470,7 +470,7 @@ def test_a_process_that_starts_while_the_pool_ends_is_ended_too(picture, monkeyp
     thread.start()
     assert starting.wait(SECONDS)
     getattr(pool, end)()
-    thread.join(10)
+    thread.join(SECONDS)
     left = children()
     pool.close()
     assert left == []

@@ -15,6 +15,7 @@ from omnicap_cli.core.records import Item, MediaRef, Settings
 from omnicap_cli.errors import DecodeError, ItemError, NotFoundError
 from omnicap_cli.media.decode import Pixels, decode, decode_ahead
 
+PATIENCE_SECONDS = 60.0  # only ever reached by a test that fails
 SETTLE_SECONDS = 0.3  # long enough for a thread that may go on to have gone on
 
 
@@ -22,7 +23,7 @@ def picture(number):
     return Pixels(Image.new("RGB", (1, 1), (number, 0, 0)), 1, 1)
 
 
-def gone(before, seconds=10.0):
+def gone(before, seconds=PATIENCE_SECONDS):
     """Whether all threads end that were not there `before` (those of other tests may still be ending)."""
     end = time.monotonic() + seconds
     while set(threading.enumerate()) - before and time.monotonic() < end:
@@ -89,6 +90,9 @@ def test_no_more_than_the_bound_is_decoded_ahead_of_the_one_in_use(look_ahead):
     ahead = []
     pairs = decode_ahead(range(40), decoder, look_ahead=look_ahead)
     for num_consumed, _ in zip(range(1, 5), pairs, strict=False):
+        end = time.monotonic() + PATIENCE_SECONDS
+        while num_decoded <= num_consumed and time.monotonic() < end:
+            time.sleep(0.02)
         time.sleep(SETTLE_SECONDS)
         ahead.append(num_decoded - num_consumed)
     pairs.close()
