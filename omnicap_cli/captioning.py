@@ -184,6 +184,7 @@ class CaptionRun:
             command = ["omnicap", *map(without_credentials, sys.argv[1:])]
             self._check_shard(path)
             settings |= {"prompts": self._plan.prompt_names, "image_key": self._config.image_key}
+            settings["inputs"] = list(map(without_credentials, self._config.inputs))
             shard = str(self._config.shard) if self._config.shard else None
             meta = RunMeta(command=command, settings=settings, shard=shard)
             meta.write(path)

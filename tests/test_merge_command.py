@@ -122,6 +122,18 @@ def test_a_missing_shard_is_exit_1_and_named(omnicap, call, make_shards):
     assert json.loads(call("status", "all.jsonl", "--json").stdout)["state"] == "interrupted"
 
 
+def test_shards_of_different_inputs_are_told_of(omnicap, call, make_pictures):
+    make_pictures(10)
+    for index, name in enumerate(("in", "in/*.png")):
+        assert omnicap.run(name, "--shard", f"{index}/2", "-o", "out-{shard}.jsonl").returncode == 0
+    result = call("merge", "out-0.jsonl", "out-1.jsonl", "-o", "all.jsonl")
+    assert result.returncode == 0
+    assert (
+        'warning: inputs is not the same everywhere: ["in"] in out-0.jsonl and ["in/*.png"] in out-1.jsonl'
+        in " ".join(result.stderr.split())
+    )
+
+
 def test_a_shard_that_runs_and_one_that_was_killed(omnicap, call, make_pictures):
     make_pictures(100)
     assert omnicap.run("in", "-o", "out-0.jsonl", die_after=3).returncode == -9

@@ -207,7 +207,9 @@ def _how_it_ended(source: Source) -> str:
 
 
 def _noted(meta: RunMeta) -> dict[str, Any]:
-    return meta.settings | {"folder": meta.folder}
+    """What should be the same. Shards are parts of the same inputs, other runs may be of any."""
+    noted = meta.settings | {"folder": meta.folder}
+    return noted if meta.shard else {name: value for name, value in noted.items() if name != "inputs"}
 
 
 def _clipped(value: bytes) -> str:

@@ -213,6 +213,22 @@ def test_runs_in_different_folders(make, tmp_path):
     assert common_folder(read_sources(paths)) is None
 
 
+def test_shards_are_of_the_same_inputs(make):
+    other, same = {"inputs": ["scans"]}, {"inputs": ["photos", "more.csv"]}
+    runs = {"a.jsonl": same, "b.jsonl": same, "c.jsonl": other}
+    shards = [make(name, settings=each, shard=f"{number}/3") for number, (name, each) in enumerate(runs.items())]
+    assert find_differences(read_sources(shards)) == [
+        'inputs is not the same everywhere: ["photos","more.csv"] in a.jsonl and b.jsonl and ["scans"] in c.jsonl'
+    ]
+    assert find_differences(read_sources(shards[:2])) == []
+    assert common_settings(read_sources(shards[:2])) == same
+
+
+def test_other_runs_may_be_of_any_inputs(make):
+    paths = [make("a.jsonl", settings={"inputs": ["scans"]}), make("b.jsonl", settings={"inputs": ["photos"]})]
+    assert find_differences(read_sources(paths)) == []
+
+
 def test_runs_that_are_alike(make, tmp_path):
     paths = [make("a.jsonl", settings={"dpi": 150}), make("b.jsonl", settings={"dpi": 150}), make("c.jsonl")]
     sources = read_sources(paths)
