@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +19,9 @@ from support.tiny_models import tiny_model as tiny_model  # a fixture
 
 SUPPORT = Path(__file__).parent / "support"
 PATIENCE_SECONDS = 60.0  # only ever reached by a test that fails
+
+# a shell that starts the tests in the background has them, and what they start, ignore Ctrl-C
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # how long an example takes hangs on what else the machine does
 settings.register_profile("omnicap", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -121,24 +121,30 @@ def supervised(examples):
     return sum(int((each.labels[1:] >= 0).sum()) for each in examples)
 
 
+# Here and below in double precision: in single, rounding alone comes to 1e-5 on some processors, for logits of 7.
+
+
 def test_logits_of_a_pack_are_those_of_its_samples(model, plain, examples) -> None:
-    packed = logits_of(model, [examples])[0]
+    packed = logits_of(model.double(), [examples])[0]
+    plain.double()
     start = 0
     for example in examples:
         alone = logits_of(plain, [[example]])[0]
-        torch.testing.assert_close(packed[start : start + len(example)], alone, rtol=0, atol=1e-5)
+        torch.testing.assert_close(packed[start : start + len(example)], alone, rtol=0, atol=1e-6)
         start += len(example)
+    assert start == packed.shape[0]
 
 
 def test_gradients_of_the_mean_loss_are_those_of_single_samples(model, plain, examples) -> None:
     num_items = supervised(examples)
-    alone, expected = gradients(plain, [collate([[each]], pad_token_id=PAD) for each in examples], num_items)
+    model.double()
+    alone, expected = gradients(plain.double(), [collate([[each]], pad_token_id=PAD) for each in examples], num_items)
     for rows in ([examples], [[each] for each in examples], [examples[:2], examples[2:]]):
         loss, found = gradients(model, [collated(model, rows)], num_items)
         assert loss == pytest.approx(alone, abs=1e-5)
         assert found.keys() == expected.keys()
         for name, gradient in found.items():
-            torch.testing.assert_close(gradient, expected[name], rtol=0, atol=1e-5)
+            torch.testing.assert_close(gradient, expected[name], rtol=0, atol=1e-6)
 
 
 def test_the_loss_is_that_of_the_model_with_plain_labels(model, plain, examples) -> None:
@@ -148,7 +154,7 @@ def test_the_loss_is_that_of_the_model_with_plain_labels(model, plain, examples)
     inputs = {name: batch[name] for name in ("input_ids", "position_ids", "pixel_values", "image_grid_thw")}
     expected = plain(**inputs, labels=picture.labels[None], use_cache=False).loss
     found = model(**batch, num_items_in_batch=supervised([picture])).loss
-    assert found.item() == pytest.approx(expected.item(), abs=1e-6)
+    assert found.item() == pytest.approx(expected.item(), abs=1e-5)
 
 
 @pytest.mark.parametrize("changed", range(5))
@@ -172,11 +178,12 @@ def test_what_one_sample_holds_changes_no_bit_of_the_others(model, examples, cha
 
 
 def test_a_blank_picture_changes_neither_loss_nor_gradients(model, reader, examples) -> None:
+    model.double()
     text = [each for each in examples if not each.images and not each.clips]
     num_items = supervised(text)
     alone, expected = gradients(model, [collated(model, [text])], num_items)
     loss, found = gradients(model, [collated(model, [[*text, reader.blank()]])], num_items)
-    assert loss == pytest.approx(alone, abs=1e-6)
+    assert loss == pytest.approx(alone, abs=1e-5)
     visual = {name for name in found if "visual" in name}
     assert visual
     assert not any(found[name].any() for name in visual)
@@ -192,9 +199,9 @@ def test_nothing_to_learn_costs_nothing(model, reader) -> None:
 
 def test_rows_are_filled_up_without_a_mask(plain, examples) -> None:
     """A shorter row in a batch says the same as alone."""
-    together = logits_of(plain, [examples[:1], examples])
+    together = logits_of(plain.double(), [examples[:1], examples])
     alone = logits_of(plain, [examples[:1]])
-    torch.testing.assert_close(together[0, : len(examples[0])], alone[0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(together[0, : len(examples[0])], alone[0], rtol=0, atol=1e-6)
 
 
 def test_lengths_for_flash_attention(examples) -> None:
