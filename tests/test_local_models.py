@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from omnicap_cli.interrupts import ECHO_SECONDS
+
 PATIENCE_SECONDS = 120
 
 
@@ -112,7 +114,9 @@ def test_a_second_ctrl_c_ends_it_at_once(tiny_model, pictures, tmp_path):
         time.sleep(0.01)
     time.sleep(1)
     process.send_signal(signal.SIGINT)
-    time.sleep(0.5)
+    while "stopping" not in process.stderr.readline():
+        assert process.poll() is None
+    time.sleep(ECHO_SECONDS)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130

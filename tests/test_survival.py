@@ -27,6 +27,7 @@ from support.permissions import drop_override
 
 from omnicap_cli.core.prompts import Catalogue
 from omnicap_cli.core.records import Prompt
+from omnicap_cli.interrupts import ECHO_SECONDS
 
 PATIENCE_SECONDS = 60.0  # only ever reached by a test that fails
 EVERYTHING = ("--type", "aigc", "--style", "all", "--lang", "all")
@@ -166,6 +167,17 @@ def test_what_is_on_the_engine_is_finished(omnicap, make_pictures, number, code,
     assert len(omnicap.begun) == len(ids)
 
 
+def test_a_signal_that_is_told_twice_counts_once(omnicap, make_pictures):
+    """As launchers do it: the terminal tells all processes, and the launcher passes it on besides."""
+    make_pictures(4)
+    process = omnicap.start("in", "-o", "out.jsonl", seconds=1)
+    omnicap.wait_for(process, lambda: len(omnicap.begun) == 1)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)  # two of a kind might reach it as one
+    assert_fails(finish(process), "stopping", "run the same command again to go on", code=130)
+    assert [record["key"] for record in omnicap.records()] == omnicap.begun
+
+
 @SIGNALS
 def test_the_second_signal_ends_it_at_once(omnicap, make_pictures, number, code):
     ids = make_pictures(4)
@@ -176,6 +188,7 @@ def test_the_second_signal_ends_it_at_once(omnicap, make_pictures, number, code)
     process.send_signal(number)
     assert b"stopping" in process.stderr.readline()
     assert process.poll() is None  # it waits for what is on the engine
+    time.sleep(ECHO_SECONDS)
     process.send_signal(number)
     assert_fails(finish(process), code=code)
     assert len(omnicap.records()) == 1
@@ -267,6 +280,7 @@ def test_the_second_interrupt_shows_the_cursor_again(omnicap, make_pictures, mon
     process.send_signal(signal.SIGINT)
     while b"stopping" not in said:
         said += os.read(terminal, 1 << 16)
+    time.sleep(ECHO_SECONDS)
     process.send_signal(signal.SIGINT)
     said += read_all(terminal)
     os.close(terminal)
