@@ -43,6 +43,7 @@ Fingerprint = Literal["stat", "content", "none"]
 Kind = Literal["image", "pdf"]
 _NUM_CONNECTIONS: Final = 16  # URLs that are asked at once
 _BLOCK_BYTES: Final = 1 << 20
+_NUM_IN_BURST: Final = 16
 _INDEX_BITS: Final = (1 << 62) - 1  # what a KeyIndex holds, signed
 _counter: Final = PageCounter()
 
@@ -175,7 +176,10 @@ class Sources:
             return
         state_print = self._local_print(unit.path)
         with open_file(unit.path) as file:
-            yield from self._member_items(unit, file, state_print if archives.is_plain_tar(file) else None)
+            if archives.is_plain_tar(file):
+                yield from _in_bursts(self._member_items(unit, file, state_print))
+            else:  # whose members bring their content, too much to hold several
+                yield from self._member_items(unit, file, None)
 
     def _member_items(self, unit: Unit, file: BinaryIO, archive_print: str | None) -> Iterator[Item]:
         """The items of every member; with `archive_print` they are found again by their place in the file."""
@@ -217,6 +221,21 @@ def _part(units: Iterable[Unit], shard: Shard) -> Iterator[Unit]:
             is_mine = shard.takes_name(unit.own_id or shown_path(unit.path))
         if is_mine:
             yield unit
+
+
+def _in_bursts(items: Iterator[Item]) -> Iterator[Item]:
+    """Several at a time: to take turns with threads that decode after each one costs more than to find it."""
+    found: list[Item] = []
+    try:
+        for item in items:
+            found.append(item)
+            if len(found) == _NUM_IN_BURST:
+                yield from found
+                found = []
+    except Exception:  # which comes behind what was found before it
+        yield from found
+        raise
+    yield from found
 
 
 def _num_pages(media: MediaRef, kind: Kind, transfer: Transfer) -> int:
