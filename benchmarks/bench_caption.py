@@ -26,17 +26,17 @@ from harness import print_machine, print_row, seconds
 from PIL import Image, ImageOps
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from omnicap_cli.core.generation import Generation
-from omnicap_cli.core.journal import Journal
-from omnicap_cli.core.pipeline import Pipeline, Policy
-from omnicap_cli.core.planning import RequestPlan
-from omnicap_cli.core.prompts import Catalogue
-from omnicap_cli.core.records import Prompt, Request, Result, Settings
-from omnicap_cli.core.sinks import JournalSink
-from omnicap_cli.engines.base import DeviceOptions, EngineOptions
-from omnicap_cli.engines.decoding import Row
-from omnicap_cli.engines.huggingface import HuggingFaceEngine
-from omnicap_cli.engines.vision_language import Captioner, Question
+from omnicap_cli.core.prompts.catalogue import Catalogue
+from omnicap_cli.core.runs.journal import Journal
+from omnicap_cli.core.runs.pipeline import Pipeline, Policy
+from omnicap_cli.core.runs.planning import RequestPlan
+from omnicap_cli.core.runs.records import Prompt, Request, Result, Settings
+from omnicap_cli.core.runs.sinks import JournalSink
+from omnicap_cli.engines.generation import Generation
+from omnicap_cli.engines.huggingface.captioner import Captioner, Question
+from omnicap_cli.engines.huggingface.decoding import Row
+from omnicap_cli.engines.huggingface.engine import HuggingFaceEngine
+from omnicap_cli.engines.registry import DeviceOptions, EngineOptions
 from omnicap_cli.media.sources import Sources
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,12 +12,12 @@ from pathlib import Path
 import orjson
 from harness import Side, compare, print_machine, print_row, seconds
 
-from omnicap_cli.exports.base import ExportConfig, export
+from omnicap_cli.exports.forms import ExportConfig, export
 
 NUM_RECORDS = 300_000
 WANTED = {"csv": ">= 50", "parquet": ">= 50", "conversations": "(for scale)"}  # thousand records a second
 MEMORY_CODE = (
-    "import sys; from pathlib import Path; from omnicap_cli.exports.base import ExportConfig, export;"
+    "import sys; from pathlib import Path; from omnicap_cli.exports.forms import ExportConfig, export;"
     "config = ExportConfig(journal=Path(sys.argv[1]), output=sys.argv[2], format=sys.argv[3],"
     " overwrite=True, sort=sys.argv[4] == 'True'); export(config, show=print);"
     # not ru_maxrss, which begins with what the process had that started this one

@@ -20,11 +20,11 @@ from pathlib import Path
 from harness import Side, compare, print_machine, print_row, seconds
 from PIL import Image
 
-from omnicap_cli.core.ahead import in_order
-from omnicap_cli.core.planning import RequestPlan
-from omnicap_cli.core.prompts import Catalogue
-from omnicap_cli.core.records import EngineIdentity, Settings
-from omnicap_cli.dry_run import count_plan
+from omnicap_cli.core.prompts.catalogue import Catalogue
+from omnicap_cli.core.runs.planning import RequestPlan
+from omnicap_cli.core.runs.records import EngineIdentity, Settings
+from omnicap_cli.core.workers.prefetch import in_order
+from omnicap_cli.jobs.dry_run import count_plan
 from omnicap_cli.media.decode import decode
 from omnicap_cli.media.sources import Sources
 

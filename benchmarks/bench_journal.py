@@ -20,7 +20,7 @@ def main() -> None:
         path = Path(folder) / "million.jsonl"
         write_journal(path)
         code = (
-            "import resource, sys, time; from pathlib import Path; from omnicap_cli.core.journal import Journal;"
+            "import resource, sys, time; from pathlib import Path; from omnicap_cli.core.runs.journal import Journal;"
             "started = time.perf_counter(); journal = Journal(Path(sys.argv[1]));"
             "print(time.perf_counter() - started, len(journal),"
             " resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
@@ -56,7 +56,7 @@ def write_journal(path: Path) -> None:
 
 def index(path: Path) -> None:
     """What a resumed run does first."""
-    from omnicap_cli.core.journal import read_index
+    from omnicap_cli.core.runs.journal import read_index
 
     assert len(read_index(path).index) == NUM_RECORDS
 

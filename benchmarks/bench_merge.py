@@ -17,15 +17,16 @@ from pathlib import Path
 import orjson
 from harness import Comparison, Side, compare, print_machine, print_row, seconds
 
-from omnicap_cli.core.machine import num_cores
-from omnicap_cli.tokenizing.merging import DataMergeConfig, merge_data
-from omnicap_cli.tokenizing.splits import Split, SplitNote
+from omnicap_cli.core.models.machine import num_cores
+from omnicap_cli.datasets.merging.merge_splits import DataMergeConfig, merge_data
+from omnicap_cli.datasets.splits import Split, SplitNote
 
 NUM_RECORDS = 5_000_000
 NUM_SPLITS = 8
 NUM_TURNS = 3
 MEMORY_CODE = (
-    "import sys; from pathlib import Path; from omnicap_cli.tokenizing.merging import DataMergeConfig, merge_data;"
+    "import sys; from pathlib import Path;"
+    "from omnicap_cli.datasets.merging.merge_splits import DataMergeConfig, merge_data;"
     "config = DataMergeConfig(inputs=(Path(sys.argv[1]),), output=Path(sys.argv[2]), overwrite=True,"
     " sort_by_length=sys.argv[3] == 'sorted'); merge_data(config);"
     # not ru_maxrss, which begins with what the process had that started this one; of children there is no better

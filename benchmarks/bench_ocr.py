@@ -20,22 +20,22 @@ from harness import print_machine, print_row, seconds
 from PIL import Image
 from rapidocr import RapidOCR
 
-from omnicap_cli.core.journal import Journal
-from omnicap_cli.core.pipeline import Pipeline, Policy
-from omnicap_cli.core.planning import RequestPlan
-from omnicap_cli.core.prompts import Catalogue
-from omnicap_cli.core.records import Settings
-from omnicap_cli.core.sinks import JournalSink
-from omnicap_cli.engines.base import EngineOptions
-from omnicap_cli.engines.rapidocr import (
+from omnicap_cli.core.prompts.catalogue import Catalogue
+from omnicap_cli.core.runs.journal import Journal
+from omnicap_cli.core.runs.pipeline import Pipeline, Policy
+from omnicap_cli.core.runs.planning import RequestPlan
+from omnicap_cli.core.runs.records import Settings
+from omnicap_cli.core.runs.sinks import JournalSink
+from omnicap_cli.engines.processes.worker_pool import WorkerPool
+from omnicap_cli.engines.rapidocr.engine import (
     RapidOcrEngine,
     RecogniserConfig,
     builtin_models,
     find_models,
     num_cores,
 )
-from omnicap_cli.engines.rapidocr_worker import library_params
-from omnicap_cli.engines.worker_pool import WorkerPool
+from omnicap_cli.engines.rapidocr.recogniser import library_params
+from omnicap_cli.engines.registry import EngineOptions
 from omnicap_cli.media.sources import Sources
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -129,7 +129,7 @@ def pool_seconds(pages: Path, *, num_workers: int, num_threads: int) -> float:
     plan = RequestPlan(prompts=prompts(), engine=identity, settings=Settings())
     requests = [request for group in plan.requests(Sources(inputs=(str(pages),))) for request in group]
     config = RecogniserConfig(models=MODELS, num_threads=num_threads)
-    pool = WorkerPool("omnicap_cli.engines.rapidocr_worker:Recogniser", config, num_workers=num_workers)
+    pool = WorkerPool("omnicap_cli.engines.rapidocr.recogniser:Recogniser", config, num_workers=num_workers)
     try:
         return between_results(pool.run(requests, threading.Event()), skip=num_workers)
     finally:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from harness import Side, compare, print_machine, print_row, seconds
 
-from omnicap_cli.training.packing import Packs, lower_bound, pack
+from omnicap_cli.training.data.packing import Packs, lower_bound, pack
 
 NUM_SAMPLES = 1_000_000
 NUM_TEXTBOOK_SAMPLES = 20_000

@@ -32,8 +32,8 @@ sys.path.append(str(Path(__file__).parents[1] / "examples/shapes"))
 
 from model_files import qwen2_vl_processor, train_tokenizer
 
-from omnicap_cli.core.text_tokens import TextTokens
-from omnicap_cli.tokenizing.run import TokenizeConfig, tokenize
+from omnicap_cli.core.tokens.text_tokens import TextTokens
+from omnicap_cli.datasets.tokenizing.all_splits import TokenizeConfig, tokenize
 
 NUM_RECORDS = 20_000
 NUM_REFERENCE = 2000  # records that the slow reference is timed on

@@ -30,9 +30,9 @@ sys.path.append(str(Path(__file__).parents[1] / "examples/shapes"))
 
 from build import build_model
 
-from omnicap_cli.core.prompts import Catalogue
-from omnicap_cli.training.batches import collate
-from omnicap_cli.training.config import TrainConfig
+from omnicap_cli.core.prompts.catalogue import Catalogue
+from omnicap_cli.training.config.sections import TrainConfig
+from omnicap_cli.training.data.collating import collate
 from omnicap_cli.training.run import Run, TrainPlan
 
 NUM_SAMPLES = 384

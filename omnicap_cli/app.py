@@ -10,9 +10,9 @@ import typer
 
 from omnicap_cli import __version__
 from omnicap_cli.commands import caption, convert, doctor, export, merge, prompts, status, tokenize, train
-from omnicap_cli.console import Console, OutputClosedError, open_missing_streams
+from omnicap_cli.commands.options import DEBUG_VARIABLE, unknown_variables
 from omnicap_cli.errors import OmnicapError
-from omnicap_cli.options import DEBUG_VARIABLE, unknown_variables
+from omnicap_cli.terminal.console import Console, OutputClosedError, open_missing_streams
 
 app = typer.Typer(
     name="omnicap",

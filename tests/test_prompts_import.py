@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omnicap_cli.core.prompts import Catalogue
-from omnicap_cli.core.records import Prompt
+from omnicap_cli.core.prompts.catalogue import Catalogue
+from omnicap_cli.core.runs.records import Prompt
 from omnicap_cli.errors import OmnicapError, OptionError
 from omnicap_cli.prompt_import.importer import PromptImport, import_prompts
 from omnicap_cli.prompt_import.places import Place, Places

@@ -15,7 +15,7 @@ import pytest
 from support.shapes_example import PATIENCE_SECONDS, ROOT
 from transformers import AutoModelForImageTextToText
 
-from omnicap_cli.training.config import TrainConfig
+from omnicap_cli.training.config.sections import TrainConfig
 
 DOCUMENT = (ROOT / "docs" / "training.md").read_text("utf-8")
 WALK, REST = DOCUMENT.split("\n## The configuration\n")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from model_files import qwen2_vl_processor, qwen_vision_ids, save_model, text_ids, train_tokenizer
 
-from omnicap_cli.core.prompts import Catalogue
+from omnicap_cli.core.prompts.catalogue import Catalogue
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from omnicap_cli.core.prompts import Catalogue
+from omnicap_cli.core.prompts.catalogue import Catalogue
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]

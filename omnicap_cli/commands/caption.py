@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from omnicap_cli.options import (
+from omnicap_cli.commands.options import (
     AsJson,
     Debug,
     NoColor,
@@ -34,13 +34,13 @@ class Fingerprint(str, Enum):
 
 
 def _types(incomplete: str) -> list[str]:
-    from omnicap_cli.core.prompts import Catalogue
+    from omnicap_cli.core.prompts.catalogue import Catalogue
 
     return [name for name in (*Catalogue.load().types, "auto") if name.startswith(incomplete)]
 
 
 def _styles(context: typer.Context, incomplete: str) -> list[str]:
-    from omnicap_cli.core.prompts import Catalogue
+    from omnicap_cli.core.prompts.catalogue import Catalogue
 
     kinds = Catalogue.load().types
     styles = kinds[context.params["type"]].styles if context.params.get("type") in kinds else {}
@@ -52,7 +52,7 @@ def _languages(incomplete: str) -> list[str]:
 
 
 def _engines(incomplete: str) -> list[str]:
-    from omnicap_cli.engines.base import ENGINES
+    from omnicap_cli.engines.registry import ENGINES
 
     return [name for name in ("auto", *(name for name in ENGINES if ENGINES[name].here)) if name.startswith(incomplete)]
 
@@ -199,14 +199,14 @@ def caption(
 
     Run it again to go on where it stopped: what is in the output is not done twice.
     """
-    from omnicap_cli.captioning import SHARD_MARK, CaptionConfig, CaptionRun
-    from omnicap_cli.console import open_stdin
-    from omnicap_cli.core.generation import Generation, with_preset
-    from omnicap_cli.core.pipeline import Policy
-    from omnicap_cli.core.records import Settings, Transfer
-    from omnicap_cli.core.shard import Shard
-    from omnicap_cli.engines.base import DeviceOptions, EngineOptions
-    from omnicap_cli.views import show_plan, show_record
+    from omnicap_cli.core.runs.pipeline import Policy
+    from omnicap_cli.core.runs.records import Settings, Transfer
+    from omnicap_cli.core.runs.shard import Shard
+    from omnicap_cli.engines.generation import Generation, with_preset
+    from omnicap_cli.engines.registry import DeviceOptions, EngineOptions
+    from omnicap_cli.jobs.captioning import SHARD_MARK, CaptionConfig, CaptionRun
+    from omnicap_cli.terminal.console import open_stdin
+    from omnicap_cli.terminal.views import show_plan, show_record
 
     console = make_console(quiet=quiet, verbose=verbose, no_color=no_color)
     part = None if shard is None else Shard.parse(shard)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from omnicap_cli.options import Debug, NoColor, OptionsFile, Quiet, Verbose, forms, make_console, option
+from omnicap_cli.commands.options import Debug, NoColor, OptionsFile, Quiet, Verbose, forms, make_console, option
 
 
 class Metadata(str, Enum):
@@ -60,8 +60,8 @@ def convert(
 
     Without -o it goes to stdout; the form txt then puts its files beside the pictures.
     """
-    from omnicap_cli.exporting import run_export
-    from omnicap_cli.exports.base import ExportConfig
+    from omnicap_cli.exports.forms import ExportConfig
+    from omnicap_cli.jobs.exporting import run_export
 
     console = make_console(quiet=quiet, verbose=verbose, no_color=no_color)
     config = ExportConfig(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from omnicap_cli.options import AsJson, Debug, NoColor, OptionsFile, make_console
+from omnicap_cli.commands.options import AsJson, Debug, NoColor, OptionsFile, make_console
 
 
 def doctor(
@@ -14,8 +14,8 @@ def doctor(
 
     Exit code 1 if something that the base install needs is missing.
     """
-    from omnicap_cli.diagnosis import examine
-    from omnicap_cli.views import show_findings
+    from omnicap_cli.engines.diagnosis import examine
+    from omnicap_cli.terminal.views import show_findings
 
     findings = examine()
     show_findings(make_console(quiet=False, verbose=0, no_color=no_color), findings, as_json=as_json)

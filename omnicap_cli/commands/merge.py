@@ -8,9 +8,9 @@ from typing import Annotated, TypedDict
 
 import typer
 
-from omnicap_cli.console import Console
+from omnicap_cli.commands.options import AsJson, Debug, NoColor, OptionsFile, Quiet, Verbose, make_console, option
 from omnicap_cli.errors import ITEMS_FAILED, UsageError
-from omnicap_cli.options import AsJson, Debug, NoColor, OptionsFile, Quiet, Verbose, make_console, option
+from omnicap_cli.terminal.console import Console
 
 _DATA_ONLY = "Splits of a data set"
 
@@ -77,7 +77,7 @@ class _Choices(TypedDict):
 
 def _merge(console: Console, choices: _Choices, data_only: dict[str, bool], *, as_json: bool) -> int:
     """Merge whichever kind the inputs are; the exit code."""
-    from omnicap_cli.tokenizing.parts import holds_training_data
+    from omnicap_cli.datasets.merging.find_splits import holds_training_data
 
     if holds_training_data(choices["inputs"]):
         return _merge_data(console, choices, data_only, as_json=as_json)
@@ -88,9 +88,9 @@ def _merge(console: Console, choices: _Choices, data_only: dict[str, bool], *, a
 
 
 def _merge_data(console: Console, choices: _Choices, data_only: dict[str, bool], *, as_json: bool) -> int:
-    from omnicap_cli.length_views import show_data_merge
+    from omnicap_cli.datasets.merging.merge_splits import DataMergeConfig, merge_data
     from omnicap_cli.media.names import printable
-    from omnicap_cli.tokenizing.merging import DataMergeConfig, merge_data
+    from omnicap_cli.terminal.length_views import show_data_merge
 
     report = merge_data(DataMergeConfig(**choices, **data_only), lambda message: console.warning(printable(message)))
     show_data_merge(console, report, as_json=as_json)
@@ -98,9 +98,9 @@ def _merge_data(console: Console, choices: _Choices, data_only: dict[str, bool],
 
 
 def _merge_journals(console: Console, choices: _Choices, *, as_json: bool) -> int:
-    from omnicap_cli.core.merging import MergeConfig, merge_journals
+    from omnicap_cli.core.runs.journal_merging import MergeConfig, merge_journals
     from omnicap_cli.media.names import printable
-    from omnicap_cli.views import show_merge
+    from omnicap_cli.terminal.views import show_merge
 
     config = MergeConfig(**choices, command=("omnicap", *sys.argv[1:]))
     report = merge_journals(config, lambda message: console.warning(printable(message)))

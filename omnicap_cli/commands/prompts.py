@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from omnicap_cli.options import AsJson, Debug, NoColor, OptionsFile, Quiet, Verbose, make_console, option
+from omnicap_cli.commands.options import AsJson, Debug, NoColor, OptionsFile, Quiet, Verbose, make_console, option
 
 app = typer.Typer(help="The catalogue of prompts: types, styles and languages.", no_args_is_help=True)
 
@@ -23,8 +23,8 @@ def list_prompts(
     _debug: Debug = False,
 ) -> None:
     """List every type with its styles, their languages and other names."""
-    from omnicap_cli.core.prompts import Catalogue
-    from omnicap_cli.views import show_catalogue
+    from omnicap_cli.core.prompts.catalogue import Catalogue
+    from omnicap_cli.terminal.views import show_catalogue
 
     show_catalogue(make_console(quiet=False, verbose=0, no_color=no_color), Catalogue.load(prompts), as_json=as_json)
 
@@ -41,8 +41,8 @@ def show(
     _debug: Debug = False,
 ) -> None:
     """Print the texts of prompts in full."""
-    from omnicap_cli.core.prompts import Catalogue
-    from omnicap_cli.views import show_prompts
+    from omnicap_cli.core.prompts.catalogue import Catalogue
+    from omnicap_cli.terminal.views import show_prompts
 
     chosen = Catalogue.load(prompts).select(type, style.split(","), lang)
     show_prompts(make_console(quiet=False, verbose=0, no_color=no_color), chosen, as_json=as_json)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from omnicap_cli.options import AsJson, Debug, NoColor, OptionsFile, Quiet, Verbose, make_console
+from omnicap_cli.commands.options import AsJson, Debug, NoColor, OptionsFile, Quiet, Verbose, make_console
 
 
 def status(
@@ -26,9 +26,9 @@ def status(
 
     Of several, such as those of shards, a line each and their total.
     """
-    from omnicap_cli.core.run_meta import find_journal
-    from omnicap_cli.core.status import read_status, read_statuses, total_of
-    from omnicap_cli.views import show_status, show_statuses
+    from omnicap_cli.core.runs.run_note import find_journal
+    from omnicap_cli.core.runs.status import read_status, read_statuses, total_of
+    from omnicap_cli.terminal.views import show_status, show_statuses
 
     console = make_console(quiet=quiet, verbose=verbose, no_color=no_color)
     if len(journals) == 1:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from omnicap_cli.options import AsJson, Debug, NoColor, OptionsFile, Quiet, Verbose, make_console, option
+from omnicap_cli.commands.options import AsJson, Debug, NoColor, OptionsFile, Quiet, Verbose, make_console, option
 
 _DEFAULT_MODEL = "Qwen/Qwen2-VL-7B-Instruct"  # which the published captioner was made from
 _PIXELS = "Default: the model's own."
@@ -66,7 +66,7 @@ def tokenize(
     Writes DIR/NAME_splitI.jsonl, DIR/rejects and DIR/meta. Run it again to go on where it was interrupted;
     `omnicap merge DIR` joins the splits.
     """
-    from omnicap_cli.tokenization import make_config, run_tokenize
+    from omnicap_cli.jobs.tokenizing import make_config, run_tokenize
 
     config = make_config(
         data=data or data_file,

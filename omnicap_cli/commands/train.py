@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from omnicap_cli.commands.options import AsJson, Debug, NoColor, Quiet, Verbose, make_console, option
 from omnicap_cli.errors import UsageError
-from omnicap_cli.options import AsJson, Debug, NoColor, Quiet, Verbose, make_console, option
 
 
 def train(
@@ -46,8 +46,8 @@ def train(
 
     Run it again to go on from the newest checkpoint. It works under torchrun and accelerate launch too.
     """
-    from omnicap_cli.fine_tuning import run_train, start_processes, write_batch_file
-    from omnicap_cli.training.config import TrainConfig
+    from omnicap_cli.jobs.training import run_train, start_processes, write_batch_file
+    from omnicap_cli.training.config.sections import TrainConfig
 
     console = make_console(quiet=quiet, verbose=verbose, no_color=no_color)
     if batch_file is None and (num_nodes is not None or gpus_per_node is not None):

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import orjson
 
-from omnicap_cli.core.prompts import Catalogue
-from omnicap_cli.exports.base import NO_PICTURE, ExportJob
+from omnicap_cli.core.prompts.catalogue import Catalogue
+from omnicap_cli.core.runs.journal_reading import Entry, NewestOf, Record, text_of
+from omnicap_cli.exports.forms import NO_PICTURE, ExportJob
 from omnicap_cli.exports.paths import Name, Place, SmallFiles, fitted, with_digest
-from omnicap_cli.exports.reading import Entry, NewestOf, Record, text_of
 
 _ARRAY_SUFFIX: Final = ".json"
 _MARK: Final = re.compile(r"<(image|video|audio)>")

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import orjson
 
 from omnicap_cli import __version__
+from omnicap_cli.core.runs.journal_reading import Entry, Record
 from omnicap_cli.errors import MissingExtraError
-from omnicap_cli.exports.base import ExportJob
-from omnicap_cli.exports.reading import Entry, Record
+from omnicap_cli.exports.forms import ExportJob
 
 if TYPE_CHECKING:
     import pyarrow

@@ -15,9 +15,9 @@ from typing import Final
 import orjson
 
 from omnicap_cli import __version__
-from omnicap_cli.exports.base import NO_PICTURE, ExportJob, Outcome
+from omnicap_cli.core.runs.journal_reading import Entry, NewestOf, Record, text_of
+from omnicap_cli.exports.forms import NO_PICTURE, ExportJob, Outcome
 from omnicap_cli.exports.paths import Name, Place, SmallFiles, UniqueNames, fitted
-from omnicap_cli.exports.reading import Entry, NewestOf, Record, text_of
 from omnicap_cli.media.names import is_url, path_of_shown
 
 SUFFIX: Final = ".txt"

@@ -18,11 +18,11 @@ from typing import Final, NamedTuple
 
 import orjson
 
-from omnicap_cli.core.atomic import PARTIAL_SUFFIX, remove_leftovers, sync_folder
-from omnicap_cli.core.journal import write_error
+from omnicap_cli.core.files.atomic import PARTIAL_SUFFIX, remove_leftovers, sync_folder
+from omnicap_cli.core.runs.journal import write_error
+from omnicap_cli.core.runs.journal_reading import Record, text_of
 from omnicap_cli.errors import OptionError
-from omnicap_cli.exports.base import NO_PICTURE, REPLACE_HINT, ExportJob
-from omnicap_cli.exports.reading import Record, text_of
+from omnicap_cli.exports.forms import NO_PICTURE, REPLACE_HINT, ExportJob
 from omnicap_cli.exports.tables import json_text
 
 _PARTIAL: Final = re.compile(r"\.(.+)\.\d+" + re.escape(PARTIAL_SUFFIX))

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Final
 
 import orjson
 
-from omnicap_cli.core.records import Span
+from omnicap_cli.core.runs.records import Span
 from omnicap_cli.errors import DecodeError, EmptyFileError, ItemError, ManifestError, TooLargeError, UnsupportedError
 from omnicap_cli.media.manifests import plain
 from omnicap_cli.media.names import printable

@@ -7,12 +7,12 @@ from typing import NamedTuple, TypeVar
 
 from PIL import Image
 
-from omnicap_cli.core.ahead import in_order
-from omnicap_cli.core.records import Item, MediaRef, Settings
+from omnicap_cli.core.runs.records import Item, MediaRef, Settings
+from omnicap_cli.core.workers.prefetch import in_order
 from omnicap_cli.errors import ItemError, OutOfMemoryError
 from omnicap_cli.media import headers, images
 from omnicap_cli.media.names import is_url
-from omnicap_cli.media.opening import opened
+from omnicap_cli.media.open_media import opened
 
 T = TypeVar("T")
 

@@ -14,9 +14,9 @@ from typing import BinaryIO, Final, NamedTuple
 
 from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
-from omnicap_cli.core.records import Settings
+from omnicap_cli.core.runs.records import Settings
 from omnicap_cli.errors import DecodeError, EmptyFileError, ItemError, TooLargeError, UnsupportedError
-from omnicap_cli.media.access import open_file, unreadable
+from omnicap_cli.media.local_files import open_file, unreadable
 
 # Formats that only hold pixels. Left out on purpose: EPS and PS, which Pillow hands to Ghostscript to run.
 FORMATS: Final = (

@@ -24,9 +24,9 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import orjson
 
-from omnicap_cli.core.text import without_surrogates
+from omnicap_cli.core.files.text import without_surrogates
 from omnicap_cli.errors import ManifestError
-from omnicap_cli.media.access import unreadable
+from omnicap_cli.media.local_files import unreadable
 from omnicap_cli.media.names import printable
 
 _MAX_FIELD_BYTES: Final = 1 << 28  # of one CSV field; Python's default of 128 KiB is less than a long caption

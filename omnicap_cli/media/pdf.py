@@ -22,8 +22,8 @@ import pypdfium2
 from PIL import Image
 
 from omnicap_cli.errors import DecodeError, EncryptedError, ItemError, UnsupportedError
-from omnicap_cli.media.access import open_file, unreadable
 from omnicap_cli.media.images import Size, check_size, to_rgb
+from omnicap_cli.media.local_files import open_file, unreadable
 
 _POINTS_PER_INCH: Final = 72
 _MAX_USES: Final = 64  # of a document that stays open: until it is closed, PDFium holds all that it has read of it,

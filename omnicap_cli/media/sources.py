@@ -15,14 +15,13 @@ from typing import BinaryIO, Final, Literal
 
 import orjson
 
-from omnicap_cli.core.ahead import in_order
-from omnicap_cli.core.keyindex import KEY_BYTES, KeyIndex
-from omnicap_cli.core.records import Item, MediaRef, Transfer
-from omnicap_cli.core.shard import Shard
+from omnicap_cli.core.runs.key_index import KEY_BYTES, KeyIndex
+from omnicap_cli.core.runs.records import Item, MediaRef, Transfer
+from omnicap_cli.core.runs.shard import Shard
+from omnicap_cli.core.workers.prefetch import in_order
 from omnicap_cli.errors import AccessError, DuplicateIdError, EmptyFileError, ItemError, ManifestError
-from omnicap_cli.media import archives, remote
-from omnicap_cli.media.access import open_file, unreadable
-from omnicap_cli.media.counting import PageCounter
+from omnicap_cli.media import archives
+from omnicap_cli.media.local_files import open_file, unreadable
 from omnicap_cli.media.names import (
     IMAGE_SUFFIXES,
     PDF_SUFFIX,
@@ -36,7 +35,9 @@ from omnicap_cli.media.names import (
     shown_path,
     suffix_of,
 )
-from omnicap_cli.media.opening import opened
+from omnicap_cli.media.open_media import opened
+from omnicap_cli.media.page_counter import PageCounter
+from omnicap_cli.media.remote import urls
 from omnicap_cli.media.walk import Unit, Walk
 
 Fingerprint = Literal["stat", "content", "none"]
@@ -136,15 +137,15 @@ class Sources:
         if self.fingerprint == "none":
             return ""
         if self.fingerprint == "content":
-            return _digest_print(remote.fetch(url, self.transfer))
-        return remote.describe(url, self.transfer).fingerprint
+            return _digest_print(urls.fetch(url, self.transfer))
+        return urls.describe(url, self.transfer).fingerprint
 
     def _pages(self, make: Callable[..., Item], media: MediaRef, suffix: str, fingerprint: str) -> Iterator[Item]:
         """One item, or one for each page of a PDF, and of a TIFF with several."""
         if self.fingerprint == "none" and is_url(media.path) and (suffix == PDF_SUFFIX or suffix in TIFF_SUFFIXES):
             raise UncountableError
-        if media.content is None and is_url(media.path) and remote.is_in_process(media.path):
-            media = replace(media, content=remote.fetch(media.path, self.transfer))
+        if media.content is None and is_url(media.path) and urls.is_in_process(media.path):
+            media = replace(media, content=urls.fetch(media.path, self.transfer))
         kind: Kind = "pdf" if suffix == PDF_SUFFIX else "image"
         try:
             num_pages = _num_pages(media, kind, self.transfer) if kind == "pdf" or suffix in TIFF_SUFFIXES else 0
@@ -171,7 +172,7 @@ class Sources:
         if is_url(unit.path) and self.fingerprint == "none":
             raise UncountableError
         if is_url(unit.path):
-            with remote.open_stream(unit.path, self.transfer) as stream:
+            with urls.open_stream(unit.path, self.transfer) as stream:
                 yield from self._member_items(unit, stream, None)
             return
         state_print = self._local_print(unit.path)

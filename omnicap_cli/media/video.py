@@ -16,9 +16,9 @@ import struct
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Final, Literal, NamedTuple
 
-from omnicap_cli.core.clip_grid import Clip
+from omnicap_cli.core.tokens.clip_grid import Clip
 from omnicap_cli.errors import AccessError, DecodeError, EmptyFileError, ItemError, TooLargeError, UnsupportedError
-from omnicap_cli.media.access import open_file, unreadable
+from omnicap_cli.media.local_files import open_file, unreadable
 
 _MAX_FRAMES: Final = 10_000_000  # that are counted one by one: four days at 30 a second
 _MAX_BOXES: Final = 10_000  # that are looked at in one place of an MP4: nobody writes as many but to keep us busy

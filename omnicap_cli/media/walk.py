@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Final
 from urllib.parse import urljoin
 
-from omnicap_cli.core.records import Transfer
+from omnicap_cli.core.runs.records import Transfer
 from omnicap_cli.errors import ItemError, LinkLoopError, ManifestError, OmnicapError
-from omnicap_cli.media import manifests, remote
-from omnicap_cli.media.access import open_file, open_stream, unreadable
+from omnicap_cli.media import manifests
+from omnicap_cli.media.local_files import open_file, open_stream, unreadable
 from omnicap_cli.media.names import (
     ARCHIVE_SUFFIXES,
     Chain,
@@ -32,6 +32,7 @@ from omnicap_cli.media.names import (
     printable,
     shown_path,
 )
+from omnicap_cli.media.remote import urls
 
 _BLOCK_BYTES: Final = 1 << 20
 _EXCERPT_BYTES: Final = 200
@@ -128,10 +129,10 @@ class Walk:
             with open_file(path) if is_parquet else open_stream(path) as file:
                 yield file
         elif not is_parquet:
-            with remote.open_stream(path, self.transfer) as file:
+            with urls.open_stream(path, self.transfer) as file:
                 yield file
         else:  # which is read from its end
-            with remote.seekable_copy(path, self.transfer) as file:
+            with urls.seekable_copy(path, self.transfer) as file:
                 yield file
 
     def _row_units(self, place: str, row: dict[str, Any] | ManifestError, *, folder: str) -> Iterator[Unit]:
@@ -228,7 +229,7 @@ class Walk:
 
     def _remote_tree(self, folder: str, meta: Mapping[str, Any]) -> Iterator[Unit]:
         try:
-            for url, is_folder in remote.list_folder(folder):
+            for url, is_folder in urls.list_folder(folder):
                 name = _last_name(url)
                 if name.startswith("."):
                     continue
@@ -243,7 +244,7 @@ class Walk:
 def _remote_glob(pattern: str) -> Iterator[str]:
     """Hidden names only where the pattern names them, as in a shell."""
     wants_hidden = _last_name(pattern).startswith(".")
-    return (url for url in remote.glob(pattern) if wants_hidden or not _last_name(url).startswith("."))
+    return (url for url in urls.glob(pattern) if wants_hidden or not _last_name(url).startswith("."))
 
 
 def _last_name(url: str) -> str:
@@ -286,7 +287,7 @@ def _is_remote_folder(url: str, transfer: Transfer) -> bool:
     """Asked only where the name doesn't tell."""
     if _is_http(url) or is_media_name(bare(url)) or is_archive(url):
         return False
-    return remote.describe(url, transfer).kind == "folder"
+    return urls.describe(url, transfer).kind == "folder"
 
 
 def _is_folder(state: os.stat_result) -> bool:
@@ -377,7 +378,7 @@ def _containers_hint(folder: str) -> str:
 
 def _file_names(folder: str) -> Iterator[str]:
     if is_url(folder):
-        yield from (_last_name(url) for url, is_folder in remote.list_folder(folder) if not is_folder)
+        yield from (_last_name(url) for url, is_folder in urls.list_folder(folder) if not is_folder)
     else:
         with os.scandir(folder) as entries:
             yield from (entry.name for entry in entries if entry.is_file())

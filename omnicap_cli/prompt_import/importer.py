@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from omnicap_cli.core.atomic import replacing
-from omnicap_cli.core.prompts import Catalogue
+from omnicap_cli.core.files.atomic import replacing
+from omnicap_cli.core.prompts.catalogue import Catalogue
 from omnicap_cli.errors import OmnicapError, OptionError
 from omnicap_cli.media.names import printable
 from omnicap_cli.prompt_import.script import read_script

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-from omnicap_cli.core.prompts import ALL, Catalogue
+from omnicap_cli.core.prompts.catalogue import ALL, Catalogue
 
 _LANGUAGE_MARK: Final = re.compile(r"(?:^|[_-])(cn|zh|en)(?=[_-]|$)", re.IGNORECASE)
 _LANGUAGES: Final = {

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from omnicap_cli.core.prompts import Catalogue
+from omnicap_cli.core.prompts.catalogue import Catalogue
 from omnicap_cli.prompt_import.clues import Clues, Event, Met
 from omnicap_cli.prompt_import.following import Run, follow_script
 from omnicap_cli.prompt_import.holdings import Holdings

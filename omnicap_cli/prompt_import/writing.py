@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from omnicap_cli.core.prompts import LANGUAGES, Catalogue, Style
-from omnicap_cli.core.records import Prompt
+from omnicap_cli.core.prompts.catalogue import LANGUAGES, Catalogue, Style
+from omnicap_cli.core.runs.records import Prompt
 from omnicap_cli.errors import OmnicapError
 from omnicap_cli.prompt_import.places import Place, split_language
 from omnicap_cli.prompt_import.search import Found

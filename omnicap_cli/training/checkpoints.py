@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from omnicap_cli import __version__
-from omnicap_cli.core.atomic import sync_folder
-from omnicap_cli.core.folders import sync_tree
-from omnicap_cli.core.memory import gigabytes
+from omnicap_cli.core.files.atomic import sync_folder
+from omnicap_cli.core.files.folders import sync_tree
+from omnicap_cli.core.models.memory import gigabytes
 from omnicap_cli.errors import OmnicapError
-from omnicap_cli.training.together import failing_together
+from omnicap_cli.training.collective import failing_together
 
 NOTE: Final = "omnicap.json"
 _NAME: Final = re.compile(r"checkpoint-\d+")

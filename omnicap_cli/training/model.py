@@ -12,15 +12,15 @@ from typing import Any, Final
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from omnicap_cli.core.devices import Placement
-from omnicap_cli.core.model_files import ModelFiles
-from omnicap_cli.core.models import check_architecture, check_weights, load_model
-from omnicap_cli.core.quiet import libraries_quiet
+from omnicap_cli.core.models.devices import Placement
+from omnicap_cli.core.models.library_logs import libraries_quiet
+from omnicap_cli.core.models.loading import check_architecture, check_weights, load_model
+from omnicap_cli.core.models.model_files import ModelFiles
 from omnicap_cli.errors import EngineError, OptionError
 from omnicap_cli.training.attention import attend_by_sample, takes_lengths
-from omnicap_cli.training.batches import collate
-from omnicap_cli.training.config import AdapterConfig, ModelConfig
-from omnicap_cli.training.examples import Example
+from omnicap_cli.training.config.sections import AdapterConfig, ModelConfig
+from omnicap_cli.training.data.collating import collate
+from omnicap_cli.training.data.examples import Example
 
 FAMILIES: Final = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 

@@ -16,25 +16,25 @@ from transformers import AutoConfig, set_seed
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_callback import PrinterCallback
 
-from omnicap_cli.core.locks import locked
-from omnicap_cli.core.models import load_processor
-from omnicap_cli.core.quiet import libraries_quiet
-from omnicap_cli.core.training_input import TrainingFormat, TrainingInput
+from omnicap_cli.core.files.locks import locked
+from omnicap_cli.core.models.library_logs import libraries_quiet
+from omnicap_cli.core.models.loading import load_processor
+from omnicap_cli.core.tokens.training_input import TrainingFormat, TrainingInput
 from omnicap_cli.errors import OptionError, UsageError
-from omnicap_cli.training import settings
+from omnicap_cli.training import trainer_arguments
 from omnicap_cli.training.attention import takes_lengths
-from omnicap_cli.training.captions import EvalCaptions
+from omnicap_cli.training.callbacks import Metrics, StepWatcher, Steward
 from omnicap_cli.training.checkpoints import CheckpointError, Checkpoints, make_note, newest, read_note
-from omnicap_cli.training.config import TrainConfig
-from omnicap_cli.training.config_changes import FIXED, differences
-from omnicap_cli.training.corpus import Corpus, SetCounts
-from omnicap_cli.training.examples import ExampleReader, VisionLayout
-from omnicap_cli.training.loading import BatchMaker, RankBatches, ending_workers
-from omnicap_cli.training.mixture import DataSet
+from omnicap_cli.training.collective import failing_together, gathered
+from omnicap_cli.training.config.changes import FIXED, differences
+from omnicap_cli.training.config.mixture import DataSet
+from omnicap_cli.training.config.sections import TrainConfig
+from omnicap_cli.training.data.batch_plan import BatchPlan, PackingLimits, plan_batches
+from omnicap_cli.training.data.corpus import Corpus, SetCounts
+from omnicap_cli.training.data.data_loader import BatchMaker, RankBatches, ending_workers
+from omnicap_cli.training.data.examples import ExampleReader, VisionLayout
+from omnicap_cli.training.eval_captions import EvalCaptions
 from omnicap_cli.training.model import find, load, state_bytes, trained_parameters
-from omnicap_cli.training.plan import BatchPlan, PackingLimits, plan_batches
-from omnicap_cli.training.steward import Metrics, StepWatcher, Steward
-from omnicap_cli.training.together import failing_together, gathered
 from omnicap_cli.training.trainer import CaptionTrainer
 
 METRICS: Final = "metrics.jsonl"
@@ -100,8 +100,8 @@ class Run:
         """`force` goes on from a checkpoint of another configuration. Raises OmnicapError for what is in the way."""
         config.check_files()
         self.config = config
-        self._arguments = settings.arguments(config)
-        self._is_sharded = settings.shares_weights(config)
+        self._arguments = trainer_arguments.arguments(config)
+        self._is_sharded = trainer_arguments.shares_weights(config)
         self.is_main = self._arguments.process_index == 0
         with failing_together():
             self._open(force=force)
@@ -241,8 +241,8 @@ class Run:
             self._arguments,
             batches=batches,
             eval_batches=functools.partial(self._batches, varlen, held_out, self._plan(held_out)) if held_out else None,
-            learning_rates=settings.learning_rates(config.optimisation),
-            rate_at=settings.schedule(config.optimisation),
+            learning_rates=trainer_arguments.learning_rates(config.optimisation),
+            rate_at=trainer_arguments.schedule(config.optimisation),
             checkpoints=Checkpoints(folder=config.checkpoint.output, keep=config.checkpoint.keep, note=self._note),
             processing_class=self.processor,
         )
@@ -301,7 +301,7 @@ class Run:
             reader=self.reader,
             pad_token_id=self.processor.tokenizer.pad_token_id,
             varlen=varlen,
-            all_logits=settings.uses_liger(self.config),
+            all_logits=trainer_arguments.uses_liger(self.config),
             skip_missing=self.config.data.missing_media == "skip",
         )
         return RankBatches(maker, plan, process=process, num_processes=num_processes)

@@ -21,10 +21,10 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from omnicap_cli.errors import OmnicapError
 from omnicap_cli.training.checkpoints import CheckpointError, Checkpoints
-from omnicap_cli.training.loading import FAILURE, STATS, RankBatches, received
-from omnicap_cli.training.meter import Meter
+from omnicap_cli.training.collective import fail_together, gathered
+from omnicap_cli.training.data.data_loader import FAILURE, STATS, RankBatches, received
 from omnicap_cli.training.model import Part, parameter_groups
-from omnicap_cli.training.together import fail_together, gathered
+from omnicap_cli.training.throughput import Meter
 
 
 class NotFiniteError(OmnicapError):

@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 from support.journal_records import HOSTILE_CAPTIONS, make_record, write_journal
 
-from omnicap_cli.core.prompts import Catalogue
-from omnicap_cli.core.run_meta import RunMeta
+from omnicap_cli.core.prompts.catalogue import Catalogue
+from omnicap_cli.core.runs.run_note import RunMeta
 from omnicap_cli.errors import JournalWriteError
-from omnicap_cli.exports.base import ExportConfig, Outcome, export
 from omnicap_cli.exports.conversations import task_type
-from omnicap_cli.media.pictures import PictureFile, Pictures
+from omnicap_cli.exports.forms import ExportConfig, Outcome, export
+from omnicap_cli.media.record_pictures import PictureFile, Pictures
 
 # as the published training data has them
 TASK_TYPES = {

@@ -16,7 +16,7 @@ from support.journal_records import HOSTILE_CAPTIONS, line_of, make_record, writ
 
 from omnicap_cli import __version__
 from omnicap_cli.exports import tables
-from omnicap_cli.exports.base import ExportConfig, Outcome, export
+from omnicap_cli.exports.forms import ExportConfig, Outcome, export
 
 RECORD_NAMES = [
     *("id", "image", "page", "type", "style", "lang", "caption", "status", "error_kind", "error_message"),

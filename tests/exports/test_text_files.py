@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from support.journal_records import HOSTILE_CAPTIONS, make_record, write_journal
 
 from omnicap_cli import __version__
-from omnicap_cli.core.run_meta import RunMeta
+from omnicap_cli.core.runs.run_note import RunMeta
 from omnicap_cli.errors import JournalWriteError
-from omnicap_cli.exports.base import ExportConfig, Outcome, export
+from omnicap_cli.exports.forms import ExportConfig, Outcome, export
 from omnicap_cli.exports.paths import fitted
 
 Records = list[dict[str, Any]]

@@ -17,16 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from support.journal_records import HOSTILE_CAPTIONS
+from support.media_samples import pdf, solid_png
 
-from omnicap_cli.core.run_meta import RunMeta
+from omnicap_cli.core.runs.run_note import RunMeta
 from omnicap_cli.errors import JournalWriteError, OptionError
-from omnicap_cli.exports.base import ExportConfig, export
+from omnicap_cli.exports.forms import ExportConfig, export
 from omnicap_cli.media.sources import Sources
 
 NUMBERS = itertools.count()
-MEDIA = Path(__file__).parent.parent / "media"
-sys.path.insert(0, str(MEDIA))
-from media_samples import pdf, solid_png  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -298,7 +296,7 @@ def test_a_full_disk_leaves_the_old_archive(monkeypatch):
 KILLED = """
 import os, signal, sys
 from omnicap_cli.exports import webdataset
-from omnicap_cli.exports.base import ExportConfig, export
+from omnicap_cli.exports.forms import ExportConfig, export
 from pathlib import Path
 add, count = webdataset._Shards.add, 0
 def dying(self, key, files):

@@ -13,9 +13,9 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from media_samples import pdf, solid_png
+from support.media_samples import pdf, solid_png
 
-from omnicap_cli.core.records import Settings, Transfer
+from omnicap_cli.core.runs.records import Settings, Transfer
 from omnicap_cli.errors import ItemError
 from omnicap_cli.media.decode import decode
 from omnicap_cli.media.sources import Sources
@@ -74,7 +74,7 @@ def test_every_picture_in_an_archive_is_an_item(mode):
 
 READING = """
 import os, sys
-from omnicap_cli.core.records import Settings
+from omnicap_cli.core.runs.records import Settings
 from omnicap_cli.media.decode import decode
 from omnicap_cli.media.sources import Sources
 def refuse(event, arguments):

@@ -8,10 +8,10 @@ from operator import itemgetter
 
 import pypdfium2
 import pytest
-from media_samples import pdf, solid_png
 from PIL import Image, ImageFile
+from support.media_samples import pdf, solid_png
 
-from omnicap_cli.core.records import Item, MediaRef, Settings
+from omnicap_cli.core.runs.records import Item, MediaRef, Settings
 from omnicap_cli.errors import DecodeError, ItemError, NotFoundError
 from omnicap_cli.media.decode import Pixels, decode, decode_ahead
 

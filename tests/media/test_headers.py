@@ -11,8 +11,8 @@ import zlib
 
 import psutil
 import pytest
-from media_samples import GREY, PALETTE, RGB, RGBA, png, solid_png
 from PIL import ExifTags, Image, ImageCms, features
+from support.media_samples import GREY, PALETTE, RGB, RGBA, png, solid_png
 
 from omnicap_cli.errors import (
     AccessError,

@@ -14,10 +14,10 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from media_samples import GREY, GREY_ALPHA, PALETTE, RGBA, pdf, png, solid_png, tiff
 from PIL import ExifTags, Image, ImageCms, ImageFile, features
+from support.media_samples import GREY, GREY_ALPHA, PALETTE, RGBA, pdf, png, solid_png, tiff
 
-from omnicap_cli.core.records import Item, MediaRef, Settings
+from omnicap_cli.core.runs.records import Item, MediaRef, Settings
 from omnicap_cli.errors import (
     AccessError,
     DecodeError,

@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from media_samples import pdf, solid_png
+from support.media_samples import pdf, solid_png
 
-from omnicap_cli.core.records import Settings
+from omnicap_cli.core.runs.records import Settings
 from omnicap_cli.errors import ItemError, ManifestError
 from omnicap_cli.media import manifests
 from omnicap_cli.media.decode import decode

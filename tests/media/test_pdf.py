@@ -15,10 +15,10 @@ import pypdfium2
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from media_samples import encrypted_pdf, pdf, solid_png
 from PIL import Image
+from support.media_samples import encrypted_pdf, pdf, solid_png
 
-from omnicap_cli.core.records import Item, MediaRef, Settings
+from omnicap_cli.core.runs.records import Item, MediaRef, Settings
 from omnicap_cli.errors import (
     AccessError,
     DecodeError,

@@ -18,12 +18,12 @@ import fsspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from media_samples import encrypted_pdf, pdf, permissions_bind, run_bound_by_permissions, solid_png
 from PIL import Image
+from support.media_samples import encrypted_pdf, pdf, permissions_bind, run_bound_by_permissions, solid_png
 
-from omnicap_cli.core.records import Item, MediaRef, Settings
+from omnicap_cli.core.runs.records import Item, MediaRef, Settings
 from omnicap_cli.errors import AccessError, OmnicapError
-from omnicap_cli.media import access, sources, walk
+from omnicap_cli.media import local_files, sources, walk
 from omnicap_cli.media.decode import decode
 from omnicap_cli.media.names import bare, chain_of, path_of_shown, printable, shown_path, suffix_of
 from omnicap_cli.media.sources import Sources, unique_items
@@ -263,7 +263,7 @@ def test_a_fifo_that_takes_the_place_of_a_picture_keeps_nobody_waiting(here):
 
     def said():
         with pytest.raises(AccessError) as caught:
-            access.open_file("pipe.png")
+            local_files.open_file("pipe.png")
         return caught.value.message
 
     assert within(30, said) == "not a regular file"
@@ -275,7 +275,7 @@ def test_who_writes_into_a_fifo_goes_on_waiting_for_its_reader(here):
     writer.start()
     assert within(30, lambda: kinds("pipe.png")) == {"pipe.png": "AccessError"}
     with pytest.raises(AccessError):
-        access.open_file("pipe.png")
+        local_files.open_file("pipe.png")
     assert within(30, Path("pipe.png").read_bytes) == PNG
     writer.join(30)
     assert not writer.is_alive()
@@ -283,7 +283,7 @@ def test_who_writes_into_a_fifo_goes_on_waiting_for_its_reader(here):
 
 def test_a_folder_is_no_file_to_open(here):
     with pytest.raises(AccessError, match="Is a directory"):
-        access.open_file(str(here))
+        local_files.open_file(str(here))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PIL import Image
 
-from omnicap_cli.core.records import Settings
+from omnicap_cli.core.runs.records import Settings
 from omnicap_cli.media.decode import decode, probe
 from omnicap_cli.media.sources import Sources
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from support.permissions import drop_override
 
-from omnicap_cli.core.clip_grid import Clip
+from omnicap_cli.core.tokens.clip_grid import Clip
 from omnicap_cli.errors import (
     AccessError,
     DecodeError,

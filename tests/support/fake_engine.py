@@ -16,10 +16,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from omnicap_cli.core.records import EngineIdentity, Idle, Request, Result
-from omnicap_cli.engines.base import Engine, EngineOptions
+from omnicap_cli.core.runs.records import EngineIdentity, Idle, Request, Result
+from omnicap_cli.engines.registry import Engine, EngineOptions
 from omnicap_cli.errors import EngineError, InferenceError, ItemError
-from omnicap_cli.media.opening import opened
+from omnicap_cli.media.open_media import opened
 
 VARIABLE = "FAKE_ENGINE"
 LOG_LINE_BYTES = 65  # a key in hex and a line feed
@@ -122,5 +122,5 @@ def caption_of(item_id: str, prompt_sha: str, settings: Mapping[str, Any], conte
 
 
 def create(options: EngineOptions) -> Engine:
-    """What `omnicap_cli.engines.base` calls for `--engine fake`."""
+    """What `omnicap_cli.engines.registry` calls for `--engine fake`."""
     return FakeEngine(FakeConfig.from_environment(), options.model or "fake-model")

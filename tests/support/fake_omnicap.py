@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from omnicap_cli import app
-from omnicap_cli.core import journal
-from omnicap_cli.core.atomic import replacing
-from omnicap_cli.engines.base import ENGINES, EngineSpec
+from omnicap_cli.core.files.atomic import replacing
+from omnicap_cli.core.runs import journal
+from omnicap_cli.engines.registry import ENGINES, EngineSpec
 
 COMPACTION_DEATHS = ("compaction begins", "compaction writes", "compaction ends", "compaction is done")
 

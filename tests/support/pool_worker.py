@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 
-from omnicap_cli.core.records import Request, Result
+from omnicap_cli.core.runs.records import Request, Result
 from omnicap_cli.errors import EngineError, UnsupportedError
 
 

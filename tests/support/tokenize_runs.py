@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 from support.tiny_models import TinyModel
 
-from omnicap_cli.tokenizing import split_writer
-from omnicap_cli.tokenizing.run import TokenizeConfig, TokenizeReport, tokenize
-from omnicap_cli.tokenizing.split_run import Step
+from omnicap_cli.datasets.tokenizing import split_writer
+from omnicap_cli.datasets.tokenizing.all_splits import TokenizeConfig, TokenizeReport, tokenize
+from omnicap_cli.datasets.tokenizing.split_run import Step
 
 IMPATIENT = Path(__file__).parent / "impatient"
 PATIENCE_SECONDS = 60.0  # only ever reached by a test that fails

@@ -13,13 +13,13 @@ import numpy as np
 from PIL import Image
 from support.tiny_models import SENTENCES, files  # noqa: F401  and with it the path to examples/shapes
 
-from omnicap_cli.core.models import load_processor
-from omnicap_cli.core.training_input import TrainingFormat, TrainingInput
-from omnicap_cli.tokenizing.merging import DataMergeConfig, merge_data
-from omnicap_cli.tokenizing.run import TokenizeConfig, tokenize
-from omnicap_cli.training.corpus import Corpus
-from omnicap_cli.training.examples import ExampleReader, VisionLayout
-from omnicap_cli.training.mixture import DataSet
+from omnicap_cli.core.models.loading import load_processor
+from omnicap_cli.core.tokens.training_input import TrainingFormat, TrainingInput
+from omnicap_cli.datasets.merging.merge_splits import DataMergeConfig, merge_data
+from omnicap_cli.datasets.tokenizing.all_splits import TokenizeConfig, tokenize
+from omnicap_cli.training.config.mixture import DataSet
+from omnicap_cli.training.data.corpus import Corpus
+from omnicap_cli.training.data.examples import ExampleReader, VisionLayout
 
 PICTURE_SIZES = ((60, 60), (90, 60), (120, 90), (56, 140))
 FPS = 8.0

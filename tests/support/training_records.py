@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from omnicap_cli.tokenizing.splits import Split, SplitNote
+from omnicap_cli.datasets.splits import Split, SplitNote
 
 SETTINGS = {"data": "5f0c", "tokenizer": "a1", "max_length": None}
 

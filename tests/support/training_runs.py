@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import load_file
 
 from omnicap_cli.training.checkpoints import found
-from omnicap_cli.training.config import TrainConfig
+from omnicap_cli.training.config.sections import TrainConfig
 
 
 class Killed(BaseException):

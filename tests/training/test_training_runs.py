@@ -17,13 +17,13 @@ from support.training_data import corpus_of, count, draw_media, make_data, reade
 from support.training_runs import Killed, Watch, curve, evaluations, log_of, make_config, near, weights
 from transformers import AutoModelForImageTextToText
 
-from omnicap_cli.core.locks import locked
+from omnicap_cli.core.files.locks import locked
 from omnicap_cli.errors import JournalLockedError, OptionError, UsageError
-from omnicap_cli.training.batches import collate
 from omnicap_cli.training.checkpoints import CheckpointError, found
-from omnicap_cli.training.corpus import Corpus
+from omnicap_cli.training.data.collating import collate
+from omnicap_cli.training.data.corpus import Corpus
+from omnicap_cli.training.data.record_index import DataError
 from omnicap_cli.training.model import Part, part_of
-from omnicap_cli.training.records import DataError
 from omnicap_cli.training.run import Run
 from omnicap_cli.training.trainer import CaptionTrainer, NotFiniteError
 

@@ -1,0 +1,322 @@
+"""Which rows run together: as many of similar length as the device's memory holds, by their exact token counts.
+
+It knows counts, not pictures: what a picture is stays with its engine, and `footprint` knows what a batch weighs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Generic, TypeVar
+
+from omnicap_cli.core.batching.answer_lengths import AnswerLengths
+from omnicap_cli.core.batching.footprint import Footprint, Load, ModelShape, total
+from omnicap_cli.core.batching.window import Waiting, Window
+from omnicap_cli.core.models.memory import gigabytes
+from omnicap_cli.errors import OutOfMemoryError
+
+T = TypeVar("T")
+
+WINDOW_PICTURES: Final = 1000
+WINDOW_BATCHES: Final = 32  # with so many to choose from, the lengths within a batch are close
+MAX_PADDING: Final = 0.25  # of a batch's prompt tokens: they cost a prefill, while one row more costs decoding little
+FREE_PADDING_TOKENS: Final = 128  # of a row, beside that: in short prompts it costs next to nothing
+MAX_UNUSED: Final = 0.1  # of the memory: rather than leave more, a batch begins a picture that the next one ends
+MAX_PASSES: Final = 3  # batches one after the other that begin with the rest of a picture, not with the oldest
+CEILING_AFTER_FAILURE: Final = 0.85  # of what was predicted for the batch that didn't fit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture(Generic[T]):
+    """One picture with the prompts it is asked, each of which is a row of a batch.
+
+    `what` is the engine's own; `num_patches` go through the vision encoder and become `num_image_tokens`;
+    `prompt_tokens` are the text tokens of each row, without the picture's.
+    """
+
+    what: T
+    num_patches: int
+    num_image_tokens: int
+    prompt_tokens: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        assert self.prompt_tokens, "a picture that is asked nothing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share(Generic[T]):
+    """The rows of a picture that one batch takes, by their place in `prompt_tokens`: nearly always all of them."""
+
+    picture: Picture[T]
+    rows: tuple[int, ...]
+
+    @property
+    def load(self) -> Load:
+        """What it puts on the device if it is alone."""
+        picture, num_rows = self.picture, len(self.rows)
+        texts = [picture.prompt_tokens[row] for row in self.rows]
+        return Load(
+            num_rows=num_rows,
+            length=picture.num_image_tokens + max(texts),
+            num_tokens=picture.num_image_tokens * num_rows + sum(texts),
+            num_image_tokens=picture.num_image_tokens,
+            num_row_image_tokens=picture.num_image_tokens * num_rows,
+            num_patches=picture.num_patches,
+            largest_num_patches=picture.num_patches,
+        )
+
+    def cut(self, num_rows: int) -> tuple[Share[T], Share[T]]:
+        """The first `num_rows` rows, and the others; either may be none."""
+        return replace(self, rows=self.rows[:num_rows]), replace(self, rows=self.rows[num_rows:])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch(Generic[T]):
+    """Rows that run together, shorter prompts first.
+
+    `num_bytes` is what it takes at most beside the weights if its rows grow by `num_new_tokens`. `too_large` marks a
+    row that is alone, and even so predicted to take more than there is.
+    """
+
+    shares: tuple[Share[T], ...]
+    load: Load
+    num_bytes: int
+    num_new_tokens: int
+    too_large: bool = False
+
+    @property
+    def num_rows(self) -> int:
+        """The rows of all shares."""
+        return self.load.num_rows
+
+    @property
+    def padded_length(self) -> int:
+        """The prompt tokens of the longest row, to which the others are padded."""
+        return self.load.length
+
+
+@dataclass(slots=True, kw_only=True)
+class Totals:
+    """What the batches of a run come to, without the rows that are too large.
+
+    `num_ceiling_bytes` are those that they might have taken.
+    """
+
+    num_batches: int = 0
+    num_rows: int = 0
+    fewest_rows: int = 0
+    most_rows: int = 0
+    num_tokens: int = 0
+    num_padded_tokens: int = 0
+    num_bytes: int = 0
+    num_ceiling_bytes: int = 0
+    num_too_large: int = 0
+
+    @property
+    def padding(self) -> float:
+        """Which part of the prompt tokens is padding."""
+        return 1 - self.num_tokens / self.num_padded_tokens if self.num_padded_tokens else 0.0
+
+    @property
+    def fill(self) -> float:
+        """Which part of the memory the batches take, on average."""
+        return self.num_bytes / self.num_ceiling_bytes if self.num_ceiling_bytes else 0.0
+
+    def add(self, batch: Batch[T], ceiling_bytes: int) -> None:
+        """Count a batch that was planned to take at most `ceiling_bytes`."""
+        if batch.too_large:
+            self.num_too_large += 1
+            return
+        self.num_batches += 1
+        self.num_rows += batch.num_rows
+        self.fewest_rows = min(self.fewest_rows or batch.num_rows, batch.num_rows)
+        self.most_rows = max(self.most_rows, batch.num_rows)
+        self.num_tokens += batch.load.num_tokens
+        self.num_padded_tokens += batch.load.num_padded_tokens
+        self.num_bytes += batch.num_bytes
+        self.num_ceiling_bytes += ceiling_bytes
+
+
+class Planner(Generic[T]):
+    """Makes batches of the pictures that wait, each around the one that has waited longest.
+
+    So nothing waits for ever, and the same pictures in the same order make the same batches. `budget_bytes` is the
+    device's memory beside the weights; `max_rows` bounds a batch too, if given. Not for several threads at once.
+    """
+
+    def __init__(
+        self,
+        shape: ModelShape,
+        *,
+        budget_bytes: int,
+        max_new_tokens: int,
+        max_rows: int | None = None,
+        window_pictures: int = WINDOW_PICTURES,
+    ) -> None:
+        self.budget_bytes = budget_bytes
+        self.ceiling_bytes = budget_bytes
+        self.num_waiting_rows = 0
+        self.totals = Totals()
+        self._footprint = Footprint(shape)
+        self._lengths = AnswerLengths(max_new_tokens)
+        self._max_rows = math.inf if max_rows is None else max_rows
+        self._window_pictures = window_pictures
+        self._window: Window[Share[T]] = Window()
+        self._rest: Share[T] | None = None  # of the picture that the last batch took a part of
+        self._num_passes = 0
+
+    def add(self, picture: Picture[T]) -> None:
+        """Let a picture wait for its batch."""
+        share = Share(picture=picture, rows=tuple(range(len(picture.prompt_tokens))))
+        self._window.add(share, share.load, self._bytes(share.load))
+        self.num_waiting_rows += len(share.rows)
+
+    @property
+    def num_waiting_batches(self) -> float:
+        """About how many batches could be made of what is waiting."""
+        return max(self.num_waiting_rows / self._max_rows, self._window.num_bytes / max(1, self.ceiling_bytes))
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether enough is waiting to choose from, or a picture was begun that has to be ended."""
+        if self._rest is not None or len(self._window) >= self._window_pictures:
+            return True
+        return self.num_waiting_batches >= WINDOW_BATCHES
+
+    def next_batch(self, *, flush: bool = False) -> Batch[T] | None:
+        """The next batch, whose rows wait no longer; None where it is better to wait for more, or nothing is left.
+
+        `flush` makes it of whatever is waiting. The rows of a picture are in one batch, unless they don't fit, or
+        memory would be left unused: then the others are in the batches directly after it.
+        """
+        if not self.num_waiting_rows or not (flush or self.is_ready):
+            return None
+        seed = self._take_seed()
+        num_fitting = self._num_fitting(seed)
+        begun, rest = seed.cut(num_fitting or 1)
+        self._rest = rest if rest.rows else None
+        batch = self._batch(self._filled(begun) if num_fitting else [begun])
+        self.totals.add(batch, self.ceiling_bytes)
+        self.num_waiting_rows -= batch.num_rows
+        return batch
+
+    def halve(self, batch: Batch[T], *, num_reached_tokens: int = 0) -> list[Batch[T]]:
+        """Two batches in place of one that ran out of memory: of its pictures, or of the rows of its only one.
+
+        From now on no batch is planned to take more than CEILING_AFTER_FAILURE of what this one was predicted to take.
+        But if its rows had grown by `num_reached_tokens`, further than planned, it was the expectation that failed:
+        then the ceiling stays, and rows are expected to grow to their limit until enough have been seen again.
+        Raises OutOfMemoryError for a single row.
+        """
+        if num_reached_tokens > batch.num_new_tokens:
+            self._lengths.forget()
+        else:
+            predicted = self._footprint.peak_bytes(batch.load, batch.num_new_tokens)
+            self.ceiling_bytes = min(self.ceiling_bytes, int(predicted * CEILING_AFTER_FAILURE))
+        if batch.num_rows == 1:
+            raise self.refusal(batch)
+        return [self._batch(half) for half in self._halves(batch.shares)]
+
+    def alone(self, batch: Batch[T]) -> list[Batch[T]]:
+        """A batch for each picture of one."""
+        return [self._batch([share]) for share in batch.shares]
+
+    def refusal(self, batch: Batch[T]) -> OutOfMemoryError:
+        """What is wrong with a single row that doesn't fit, with the numbers."""
+        image_tokens = batch.shares[0].picture.num_image_tokens
+        text_tokens = batch.padded_length - image_tokens
+        predicted = self._footprint.peak_bytes(batch.load, batch.num_new_tokens)
+        is_predicted = predicted > self.budget_bytes
+        needed = f"about {gigabytes(predicted)}" if is_predicted else f"more than the expected {gigabytes(predicted)}"
+        return OutOfMemoryError(
+            f"{image_tokens:,} tokens of the picture, {text_tokens:,} of the prompt and up to {batch.num_new_tokens:,} "
+            f"of the answer need {needed} of memory, and {gigabytes(max(0, self.budget_bytes))} were free for them; "
+            "lower --max-pixels or --max-new-tokens"
+        )
+
+    def observe(self, output_tokens: Iterable[int]) -> None:
+        """Learn from the lengths of finished answers how far rows grow, which is what batches are planned for."""
+        for num_tokens in output_tokens:
+            self._lengths.add(num_tokens)
+
+    def _take_seed(self) -> Share[T]:
+        if self._rest is not None:
+            self._num_passes += 1
+            return self._rest
+        self._num_passes = 0
+        oldest = self._window.oldest()
+        self._window.remove([oldest])
+        return oldest.what
+
+    def _num_fitting(self, share: Share[T]) -> int:
+        """How many of its rows fit into a batch of their own."""
+        counts = range(len(share.rows), 0, -1)
+        return next((count for count in counts if self._fits(share.cut(count)[0].load)), 0)
+
+    def _filled(self, seed: Share[T]) -> list[Share[T]]:
+        """`seed` and what fits beside it, the nearest lengths first; then a part of a picture if much is left."""
+        load, taken, left = seed.load, [], []
+        for waiting in self._window.nearest(load.length):
+            if not self._fits(load.plus(Load(num_rows=1))):
+                break
+            more = load.plus(waiting.load)
+            if self._suits(more):
+                load = more
+                taken.append(waiting)
+            elif waiting.load.num_rows > 1:
+                left.append(waiting)
+        self._window.remove(taken)
+        shares = [seed, *(waiting.what for waiting in taken)]
+        return shares + self._begun(left, load) if self._may_begin(load) else shares
+
+    def _may_begin(self, load: Load) -> bool:
+        if self._rest is not None or self._num_passes >= MAX_PASSES:
+            return False
+        return max(load.num_rows / self._max_rows, self._bytes(load) / self.ceiling_bytes) < 1 - MAX_UNUSED
+
+    def _begun(self, candidates: Iterable[Waiting[Share[T]]], load: Load) -> list[Share[T]]:
+        """A part of the first picture that has one that suits; its rest comes next."""
+        for waiting in candidates:
+            if num_rows := self._num_suiting(waiting.what, load):
+                begun, self._rest = waiting.what.cut(num_rows)
+                self._window.remove([waiting])
+                return [begun]
+        return []
+
+    def _num_suiting(self, share: Share[T], load: Load) -> int:
+        """How many of its rows, but not all of them, suit a batch with `load`."""
+        counts = range(len(share.rows) - 1, 0, -1)
+        return next((count for count in counts if self._suits(load.plus(share.cut(count)[0].load))), 0)
+
+    def _halves(self, shares: Sequence[Share[T]]) -> Iterable[Sequence[Share[T]]]:
+        """Cut so that the larger part is as small as it can be."""
+        if len(shares) == 1:
+            return [[part] for part in shares[0].cut(len(shares[0].rows) // 2)]
+        cuts = ((shares[:place], shares[place:]) for place in range(1, len(shares)))
+        return min(cuts, key=lambda parts: max(self._bytes(_load_of(part)) for part in parts))
+
+    def _batch(self, shares: Sequence[Share[T]]) -> Batch[T]:
+        load = _load_of(shares)
+        num_bytes = self._bytes(load)
+        return Batch(
+            shares=tuple(sorted(shares, key=lambda share: share.load.length)),
+            load=load,
+            num_bytes=num_bytes,
+            num_new_tokens=self._lengths.expected,
+            too_large=load.num_rows == 1 and num_bytes > self.budget_bytes,
+        )
+
+    def _suits(self, load: Load) -> bool:
+        num_padding_tokens = load.num_padded_tokens - load.num_tokens - FREE_PADDING_TOKENS * load.num_rows
+        return num_padding_tokens <= MAX_PADDING * load.num_padded_tokens and self._fits(load)
+
+    def _fits(self, load: Load) -> bool:
+        return load.num_rows <= self._max_rows and self._bytes(load) <= self.ceiling_bytes
+
+    def _bytes(self, load: Load) -> int:
+        return self._footprint.peak_bytes(load, self._lengths.expected)
+
+
+def _load_of(shares: Iterable[Share[T]]) -> Load:
+    return total(share.load for share in shares)

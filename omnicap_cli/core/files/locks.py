@@ -1,0 +1,34 @@
+"""Locks between processes that make the same files. They end with the process, however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from omnicap_cli.core.runs.journal import write_error
+from omnicap_cli.errors import JournalLockedError
+
+
+@contextlib.contextmanager
+def locked(lock: Path, *, what: str | Path, waits: bool = False) -> Iterator[None]:
+    """Hold the file `lock`, which is made where it is missing, while the block lasts.
+
+    Where another process holds it, wait for that to end, or raise JournalLockedError, which calls it `what`. Raises
+    JournalWriteError where it can't be made.
+    """
+    file = FileLock(lock)
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file.acquire(timeout=-1 if waits else 0)
+    except Timeout as error:
+        hint = "Wait for it to end, or choose another output."
+        raise JournalLockedError(f"{what} is being made by another omnicap process", hint=hint) from error
+    except OSError as error:
+        raise write_error(lock, error) from error
+    try:
+        yield
+    finally:
+        file.release()

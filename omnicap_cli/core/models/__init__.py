@@ -1,0 +1,1 @@
+"""Devices, model files and loading. May import `core.files` and `core.workers`."""

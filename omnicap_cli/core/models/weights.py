@@ -1,0 +1,178 @@
+"""The weight files of a model folder, checked and counted by their headers alone. It loads no weight and no library.
+
+A safetensors file is 8 bytes with the length of a JSON header, the header, and the tensors it names, up to the end
+(https://huggingface.co/docs/safetensors). Pickled weights are refused: loading them can run code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from omnicap_cli.core.models.devices import Placement
+from omnicap_cli.errors import EngineError
+
+WEIGHTS: Final = "model.safetensors"
+INDEX: Final = "model.safetensors.index.json"
+_LENGTH_BYTES: Final = 8
+_MAX_HEADER_BYTES: Final = 100_000_000  # as in the library itself
+_LFS_POINTER: Final = b"version https://git-lfs"
+_PICKLED: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_NO_WEIGHTS: Final = ("optimizer", "scheduler", "scaler", "rng_state", "training_args")  # what a trainer leaves beside
+_FLOATS: Final = ("F64", "F32", "F16", "BF16")  # the types that loading converts; others stay as they are
+_DTYPE_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
+_QUANTIZED_BYTES: Final = {
+    "4bit": 0.516,  # nf4: half a byte, a byte of scale for 64 values, and a scale of 4 bytes for 256 of those
+    "8bit": 1.0,
+}
+_AGAIN: Final = "Copy or download it again."
+_NUM_NAMED: Final = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """What the weight files hold: numbers, by what becomes of them when they are loaded.
+
+    Those in matrices of linear layers can be quantised; those elsewhere (embeddings, norms) only get another dtype;
+    `fixed_bytes` are of tensors that stay as they are: integers, and what was quantised before.
+    """
+
+    files: tuple[Path, ...]
+    num_in_matrices: int
+    num_elsewhere: int
+    fixed_bytes: int
+
+    def loaded_bytes(self, placement: Placement) -> int:
+        """What they take on the device."""
+        dtype_bytes = _DTYPE_BYTES[placement.dtype]
+        matrix_bytes = _QUANTIZED_BYTES[placement.quantize] if placement.quantize else dtype_bytes
+        return math.ceil(self.num_in_matrices * matrix_bytes) + self.num_elsewhere * dtype_bytes + self.fixed_bytes
+
+
+class _Tensor(NamedTuple):
+    name: str
+    dtype: str
+    shape: list[int]
+    begin: int
+    end: int
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether bitsandbytes would quantise it: the weight of a linear layer, but not of the one for logits."""
+        return len(self.shape) == 2 and "embed" not in self.name and not self.name.endswith("lm_head.weight")
+
+
+def read_weights(folder: Path) -> Weights:
+    """Check the weight files of a model folder, and count what is in them.
+
+    Raises EngineError where they are missing, incomplete, damaged or not safetensors; OSError where they can't be read.
+    """
+    files = _weight_files(folder)
+    in_matrices = elsewhere = fixed_bytes = 0
+    for tensor in (tensor for file in files for tensor in _read_header(file)):
+        if tensor.dtype not in _FLOATS:
+            fixed_bytes += tensor.end - tensor.begin
+        elif tensor.is_matrix:
+            in_matrices += math.prod(tensor.shape)
+        else:
+            elsewhere += math.prod(tensor.shape)
+    return Weights(files=tuple(files), num_in_matrices=in_matrices, num_elsewhere=elsewhere, fixed_bytes=fixed_bytes)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object. Raises EngineError where it holds something else, OSError as `open`."""
+    content = path.read_bytes()
+    if content.startswith(_LFS_POINTER):
+        raise _lfs_pointer(path)
+    try:
+        value = orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        what = f"is not JSON, or was cut off: {error}" if content.strip() else "is empty"
+        raise EngineError(f"{path} {what}", hint=_AGAIN) from error
+    if not isinstance(value, dict):
+        raise EngineError(f"{path} holds no JSON object", hint=_AGAIN)
+    return value
+
+
+def shortened(names: Iterable[str]) -> str:
+    """The first few of `names`, and how many more there are."""
+    listed = list(names)
+    num_more = len(listed) - _NUM_NAMED
+    return ", ".join(listed[:_NUM_NAMED]) + (f" and {num_more} more" if num_more > 0 else "")
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """In the order in which transformers looks for them."""
+    if (folder / WEIGHTS).exists():
+        return [folder / WEIGHTS]
+    index = folder / INDEX
+    if not index.exists():
+        raise _no_weights(folder)
+    places = read_object(index).get("weight_map")
+    if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
+        raise EngineError(f"{index} names no weight files", hint=_AGAIN)
+    names = sorted(set(places.values()))
+    if missing := [name for name in names if not (folder / name).exists()]:
+        what = f"{len(missing)} of the {len(names)} weight files that {index} names are missing: {shortened(missing)}"
+        raise EngineError(what, hint="Copy or download them too.")
+    return [folder / name for name in names]
+
+
+def _no_weights(folder: Path) -> EngineError:
+    """What is there instead."""
+    if shards := sorted(path.name for path in folder.glob("model-*-of-*.safetensors")):
+        what = f"{folder / INDEX} is missing; the weights in {shortened(shards)} can't be told apart without it"
+        return EngineError(what, hint=_AGAIN)
+    if (folder / "zero_to_fp32.py").exists():
+        what = f"{folder} has no {WEIGHTS}: its weights are in the parts that DeepSpeed left"
+        return EngineError(what, hint=f"Join them: cd {folder} && python zero_to_fp32.py . . --safe_serialization")
+    found = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
+    if pickled := [name for name in found if not name.startswith(_NO_WEIGHTS)]:
+        what = f"{folder} has its weights in {shortened(pickled)}, which could run code: only safetensors are loaded"
+        code = "import sys, transformers; transformers.AutoModelForImageTextToText.from_pretrained("
+        code += "sys.argv[1], dtype='auto').save_pretrained(sys.argv[1])"
+        return EngineError(what, hint=f'If you trust them, convert them: python -c "{code}" {folder}')
+    return EngineError(
+        f"{folder} has no weights: neither {WEIGHTS} nor {INDEX}", hint="Copy or download all files of the model."
+    )
+
+
+def _read_header(file: Path) -> Iterator[_Tensor]:
+    """The tensors of a safetensors file. Raises EngineError if it is damaged."""
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        if opened.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            raise _lfs_pointer(file)
+        opened.seek(0)
+        length = int.from_bytes(opened.read(_LENGTH_BYTES), "little")
+        if not size:
+            raise EngineError(f"{file} is empty", hint=_AGAIN)
+        if size <= _LENGTH_BYTES or length > _MAX_HEADER_BYTES:
+            raise EngineError(f"{file} is not a safetensors file", hint=_AGAIN)
+        raw = opened.read(length)
+    expected = _LENGTH_BYTES + length
+    try:
+        if size >= expected:
+            tensors = [
+                _Tensor(name, entry["dtype"], entry["shape"], *entry["data_offsets"])
+                for name, entry in orjson.loads(raw).items()
+                if name != "__metadata__"
+            ]
+            expected += max((tensor.end for tensor in tensors), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise EngineError(f"{file} is not a safetensors file, or its header is damaged", hint=_AGAIN) from error
+    if size != expected:
+        least = "at least " if size < _LENGTH_BYTES + length else ""
+        raise EngineError(f"{file} has {size:,} bytes instead of {least}{expected:,}", hint=_AGAIN)
+    yield from tensors
+
+
+def _lfs_pointer(path: Path) -> EngineError:
+    """What the user is told of a file whose content `git clone` left behind."""
+    hint = f"Fetch the files themselves: cd {path.parent} && git lfs install && git lfs pull"
+    return EngineError(f"{path} is only a Git LFS pointer to the real file", hint=hint)

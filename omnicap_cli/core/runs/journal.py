@@ -1,0 +1,305 @@
+"""Append-only results that survive whatever stops a run. It knows lines and keys, nothing of pictures or prompts.
+
+A journal is one JSONL file, and that file is the user's output. A line counts if it is a JSON object with a `key` and
+a `status`; of several lines with one key the last counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Final, Literal, NamedTuple
+
+import orjson
+from filelock import FileLock, Timeout
+
+from omnicap_cli.core.files.atomic import PARTIAL_SUFFIX, replacing, sync_folder
+from omnicap_cli.core.runs.key_index import KEY_BYTES, KeyIndex
+from omnicap_cli.errors import JournalError, JournalLockedError, JournalWriteError
+
+SYNC_SECONDS: Final = 1.0
+RECORD_START: Final = b'{"id":"'  # how every record begins
+_ATTEMPTS_BITS: Final = 1  # an index value is attempts * 2 + (1 if ok)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a journal says of a request: how it ended, and after how many attempts."""
+
+    status: Literal["ok", "error"]
+    attempts: int
+
+
+class Line(NamedTuple):
+    """One line of a journal: `record` is None where it isn't a record, else `key` is its key in a KeyIndex."""
+
+    offset: int
+    raw: bytes
+    key: bytes
+    record: dict[str, Any] | None
+
+
+def read_lines(file: BinaryIO) -> Iterator[Line]:
+    """Every line of a journal, broken ones too, the last one even without its newline. Offsets in bytes."""
+    offset = 0
+    for raw in file:
+        yield Line(offset, raw, *_parse(raw))
+        offset += len(raw)
+
+
+def _parse(raw: bytes) -> tuple[bytes, dict[str, Any] | None]:
+    try:
+        record = orjson.loads(raw)
+        key = bytes.fromhex(record["key"])[:KEY_BYTES]
+        whole = len(key) == KEY_BYTES and record["status"] in ("ok", "error")
+    except (ValueError, KeyError, TypeError):  # not JSON, or not a record
+        return b"", None
+    return (key, record) if whole else (b"", None)
+
+
+@dataclass(slots=True)
+class Contents:
+    """What a journal file holds. After `num_whole_bytes` comes nothing but `torn`, a line without its end."""
+
+    index: KeyIndex
+    num_records: int = 0
+    num_broken_lines: int = 0
+    num_whole_bytes: int = 0
+    lacks_newline: bool = False
+    torn: bytes = b""
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether the file is something else than a journal, even than one killed while it wrote its first line."""
+        if self.num_records:
+            return False
+        return bool(self.num_broken_lines) or not (RECORD_START.startswith(self.torn[: len(RECORD_START)]))
+
+    def known(self, key: str) -> Known | None:
+        """What is on record for `key` (a hex digest), or None."""
+        value = self.index.get(bytes.fromhex(key)[:KEY_BYTES])
+        return None if value is None else _unpack(value)
+
+
+def read_index(path: Path) -> Contents:
+    """Read a journal without touching it, about 28 bytes of memory per key; a missing file is an empty one."""
+    try:
+        with path.open("rb", buffering=1 << 20) as file:
+            return _index_lines(file)
+    except FileNotFoundError:
+        return Contents(KeyIndex())
+    except OSError as error:
+        raise JournalError(f"can't read {path}: {error.strerror}", hint="Give the path of a journal.") from error
+
+
+def _index_lines(file: BinaryIO) -> Contents:
+    contents, last = Contents(KeyIndex()), Line(0, b"\n", b"", None)
+    for last in read_lines(file):
+        if last.record is not None:
+            attempts = last.record.get("attempts")
+            contents.index.set(last.key, _pack(last.record["status"], attempts if isinstance(attempts, int) else 1))
+            contents.num_records += 1
+        elif last.raw.endswith(b"\n") and not last.raw.isspace():
+            contents.num_broken_lines += 1
+    whole = last.raw.endswith(b"\n")
+    contents.lacks_newline = last.record is not None and not whole
+    if whole or contents.lacks_newline:
+        contents.num_whole_bytes = file.tell()
+    else:
+        contents.num_whole_bytes, contents.torn = last.offset, last.raw
+    return contents
+
+
+class Journal:
+    """The one writer of a journal file.
+
+    Opening it takes the lock, cuts off a torn last line and indexes what is there (about 28 bytes of memory per
+    key). Raises JournalLockedError if another process has it open, JournalError if the file is something else,
+    JournalWriteError if it can't be written.
+    """
+
+    def __init__(self, path: Path, *, overwrite: bool = False) -> None:
+        self.path = _resolved(path)
+        self.num_broken_lines = 0
+        self.num_superseded = 0
+        self._index = KeyIndex()
+        self._dirty = threading.Event()
+        self._closed = threading.Event()
+        self._sync_error: OSError | None = None
+        self._lock = FileLock(f"{self.path}.lock", thread_local=False)
+        self._acquire()
+        try:
+            self._open(overwrite=overwrite)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._syncer = threading.Thread(target=self._sync_each_second, name="journal-sync", daemon=True)
+        self._syncer.start()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(compact=kind is None)
+
+    def __len__(self) -> int:
+        """How many requests are on record."""
+        return len(self._index)
+
+    def known(self, key: str) -> Known | None:
+        """What is on record for `key` (a hex digest), or None."""
+        value = self._index.get(bytes.fromhex(key)[:KEY_BYTES])
+        return None if value is None else _unpack(value)
+
+    def append(self, key: str, status: Literal["ok", "error"], attempts: int, line: bytes) -> None:
+        """Add one record, whole or not at all. Raises JournalWriteError when the disk doesn't take it."""
+        if self._sync_error:
+            raise write_error(self.path, self._sync_error)
+        try:
+            written = os.write(self._descriptor, line)
+            if written < len(line):  # the disk filled up in the middle; asking again tells the reason
+                written += os.write(self._descriptor, line[written:])
+            if written < len(line):
+                raise OSError("short write")
+        except OSError as error:
+            self._cut(self._size)
+            raise write_error(self.path, error) from error
+        self._size += len(line)
+        short_key = bytes.fromhex(key)[:KEY_BYTES]
+        self.num_superseded += self._index.get(short_key) is not None
+        self._index.set(short_key, _pack(status, attempts))
+        self._dirty.set()
+
+    def close(self, *, compact: bool = True) -> None:
+        """Make everything durable, drop superseded lines if there are any, and let go of the lock.
+
+        `compact` off leaves superseded lines to the next run: there is no time, or no room.
+        """
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        self._dirty.set()
+        self._syncer.join()
+        try:
+            self._sync()
+            if self._sync_error:
+                raise write_error(self.path, self._sync_error)
+            if self.num_superseded and compact:
+                self._compact()
+        finally:
+            os.close(self._descriptor)
+            self._lock.release()
+
+    def _acquire(self) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise JournalLockedError(
+                f"{self.path} is being written by another omnicap process",
+                hint="Wait for it to end, or give this run an output of its own with -o.",
+            ) from error
+        except OSError as error:
+            raise write_error(self.path, error) from error
+
+    def _open(self, *, overwrite: bool) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if overwrite else 0)
+        try:
+            self._descriptor = os.open(self.path, flags | getattr(os, "O_BINARY", 0), 0o666)
+        except OSError as error:
+            raise write_error(self.path, error) from error
+        try:
+            self._load()
+        except OSError as error:
+            os.close(self._descriptor)
+            raise write_error(self.path, error) from error
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+        for leftover in self.path.parent.glob(f".{glob.escape(self.path.name)}.*{PARTIAL_SUFFIX}"):
+            with contextlib.suppress(OSError):  # of a process that was killed while it wrote anew what is here
+                leftover.unlink()
+        sync_folder(self.path.parent)
+
+    def _load(self) -> None:
+        """Take in every record; end the file after its last whole line."""
+        contents = read_index(self.path)
+        if contents.is_foreign:
+            raise JournalError(
+                f"{self.path} exists, and nothing in it is a record of omnicap: it was left alone",
+                hint="Choose another -o, or pass --overwrite to replace it.",
+            )
+        self._index, self._size = contents.index, contents.num_whole_bytes
+        self.num_broken_lines = contents.num_broken_lines
+        self.num_superseded = contents.num_records - len(contents.index)
+        self._cut(self._size)
+        if contents.lacks_newline:
+            self._size += os.write(self._descriptor, b"\n")
+
+    def _cut(self, size: int) -> None:
+        """End the file after `size` bytes. Shrinking needs no space, so it works on a full disk."""
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._descriptor, size)
+
+    def _sync_each_second(self) -> None:
+        while not self._closed.wait(SYNC_SECONDS):
+            self._sync()
+
+    def _sync(self) -> None:
+        if self._dirty.is_set():
+            self._dirty.clear()
+            try:
+                os.fsync(self._descriptor)
+            except OSError as error:
+                self._sync_error = error
+
+    def _compact(self) -> None:
+        """Write the file again without the lines that a later line replaced; on a full disk leave it as it is."""
+        with contextlib.suppress(OSError), replacing(self.path) as target, self.path.open("rb") as source:
+            superseded = self._superseded_offsets()
+            for line in read_lines(source):
+                if line.offset not in superseded:
+                    target.write(line.raw)
+
+    def _superseded_offsets(self) -> set[int]:
+        """Where the lines begin that a later line with the same key replaces."""
+        newest, superseded = KeyIndex(), set()
+        with self.path.open("rb", buffering=1 << 20) as file:
+            for line in read_lines(file):
+                if line.record is not None:
+                    earlier = newest.get(line.key)
+                    if earlier is not None:
+                        superseded.add(earlier)
+                    newest.set(line.key, line.offset)
+        return superseded
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # a link that leads to itself: RuntimeError before Python 3.13
+        raise JournalWriteError(f"can't write {path}: {error}", hint="Choose another place with -o.") from error
+
+
+def _pack(status: Literal["ok", "error"], attempts: int) -> int:
+    return attempts << _ATTEMPTS_BITS | (status == "ok")
+
+
+def _unpack(value: int) -> Known:
+    return Known("ok" if value & 1 else "error", value >> _ATTEMPTS_BITS)
+
+
+def write_error(path: Path, error: OSError) -> JournalWriteError:
+    """What the user is told when the disk doesn't take something."""
+    return JournalWriteError(
+        f"can't write {path}: {error.strerror or error}",
+        hint="Mend that, or choose another place. What is in it already is kept.",
+    )

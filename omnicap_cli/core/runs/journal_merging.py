@@ -1,0 +1,306 @@
+"""Journals joined into one, a record for each key. It knows lines and keys; whether all are there, `completeness` does.
+
+Each journal is read twice: first to choose a line for each key, then to copy the chosen ones. Between the two only
+about 28 bytes for each key and one for each line are kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Final, NamedTuple
+
+from omnicap_cli.core.files.atomic import remove_leftovers, replacing
+from omnicap_cli.core.files.locks import locked
+from omnicap_cli.core.runs.journal import Contents, read_lines, write_error
+from omnicap_cli.core.runs.key_index import KeyIndex
+from omnicap_cli.core.runs.run_note import JOURNAL_SUFFIXES, RunMeta
+from omnicap_cli.core.runs.shard_gaps import (
+    Gaps,
+    Source,
+    common_folder,
+    common_settings,
+    find_differences,
+    find_gaps,
+    listed,
+    read_sources,
+)
+from omnicap_cli.core.runs.status import Kinds
+from omnicap_cli.errors import JournalError, OptionError, UsageError
+
+_DROPPED: Final = 0  # the fate of a line; of one that is kept it is 1 + the number of how its record ended
+_OK: Final = 1
+_NOT_WHOLE: Final = "the journals are not one whole run"
+_MAX_PROBLEMS: Final = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeConfig:
+    """Everything that a user decides about a merge. Raises UsageError for what can't be used.
+
+    `command` is for the note beside the output.
+    """
+
+    inputs: tuple[Path, ...]
+    output: Path | None = None
+    overwrite: bool = False
+    allow_missing: bool = False
+    dry_run: bool = False
+    command: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.output is None and not self.dry_run:
+            raise UsageError("no output is named", hint="Name a file with -o, or only count with --dry-run.")
+        if self.output and self.output.suffix.lower() not in JOURNAL_SUFFIXES:
+            problem = f"can't be a journal; end the name in {' or '.join(JOURNAL_SUFFIXES)}"
+            raise OptionError("--output", str(self.output), problem)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeReport:
+    """What was merged, or with `written` off would be. The counts of records are of those that were kept.
+
+    `num_duplicates` records gave way to another of the same key. `num_shards` is what the shards say that there are,
+    None if they disagree or there are none.
+    """
+
+    output: str | None = None
+    written: bool = False
+    num_journals: int = 0
+    num_shards: int | None = None
+    missing_shards: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    num_records: int = 0
+    num_ok: int = 0
+    num_failed: int = 0
+    errors: dict[str, int] = field(default_factory=dict)
+    num_duplicates: int = 0
+    num_broken_lines: int = 0
+
+
+def merge_journals(config: MergeConfig, warn: Callable[[str], None] = lambda _: None) -> MergeReport:
+    """Join journals into one that `omnicap caption -o` can go on from, or with `dry_run` only count.
+
+    Of several records with one key one is kept: with a caption rather than an error, else the one given last. Raises
+    JournalError if an input is no journal, or the run is not whole and `allow_missing` is off; JournalLockedError,
+    JournalWriteError or OptionError if the output can't be written, which leaves it as it was.
+    """
+    sources = read_sources(config.inputs)
+    files = [source.file for source in sources]
+    check_output(config.output, files, overwrite=config.overwrite)
+    gaps = find_gaps(sources)
+    if gaps.problems and not config.allow_missing:
+        raise not_whole(_NOT_WHOLE, gaps.problems)
+    sources = list({(each.file.st_dev, each.file.st_ino): each for each in sources}.values())
+    for message in [*gaps.problems, *find_differences(sources), *_unknowable(sources)]:
+        warn(message)
+    if config.output is None or config.dry_run:
+        return _report(config, _read(sources, config, gaps, warn), gaps)
+    started = time.time()
+    with locked(lock_of(config.output), what=config.output):
+        check_output(
+            config.output, files, overwrite=config.overwrite
+        )  # again: only from here on nobody else can make one
+        ledger = _read(sources, config, gaps, warn)
+        _write(config.output, ledger)
+        report = _report(config, ledger, gaps)
+        _note(config, ledger, gaps, report, started=started).write(config.output)
+    return report
+
+
+def _read(sources: Sequence[Source], config: MergeConfig, gaps: Gaps, warn: Callable[[str], None]) -> _Ledger:
+    """All lines; what they lack becomes a problem. Raises JournalError."""
+    ledger = _Ledger(sources, warn)
+    if ledger.losses and not config.allow_missing:
+        raise not_whole(_NOT_WHOLE, ledger.losses)
+    for loss in ledger.losses:
+        warn(loss)
+    gaps.problems.extend(ledger.losses)
+    return ledger
+
+
+class _Part(NamedTuple):
+    """The lines of one journal among the lines of all."""
+
+    source: Source
+    first_line: int
+    num_lines: int
+
+
+class _Ledger:
+    """What becomes of each line of the journals: it reads them all once, in the order in which they are given."""
+
+    def __init__(self, sources: Sequence[Source], warn: Callable[[str], None]) -> None:
+        self.fates = bytearray()
+        self.kinds = Kinds()
+        self.parts: list[_Part] = []
+        self.losses: list[str] = []  # what was on record once
+        self.num_read = self.num_broken_lines = self.num_lost = 0
+        self._lines = KeyIndex()
+        for source in sources:
+            with _reading(source) as file:
+                self._take_in(source, file, warn)
+
+    def _take_in(self, source: Source, file: BinaryIO, warn: Callable[[str], None]) -> None:
+        contents, first_line = Contents(KeyIndex()), len(self.fates)
+        for line in read_lines(file):
+            self.fates.append(_DROPPED)
+            if line.record is not None:
+                contents.num_records += 1
+                self._rate(line.key, 1 + self.kinds.number(line.record))
+            elif not line.raw.endswith(b"\n"):
+                contents.torn = line.raw
+            elif not line.raw.isspace():
+                contents.num_broken_lines += 1
+        if contents.is_foreign:
+            raise JournalError(f"{source.path} is not a journal: nothing in it is a record of omnicap")
+        self.parts.append(_Part(source, first_line, len(self.fates) - first_line))
+        self.num_read += contents.num_records
+        self._tell(source, contents, warn)
+
+    def _rate(self, key: bytes, fate: int) -> None:
+        """Keep the line that was read last, unless an earlier one of its key has a caption and it has none."""
+        before = self._lines.get(key)
+        if before is not None:
+            if self.fates[before] == _OK and fate != _OK:
+                return
+            self.fates[before] = _DROPPED
+        self.fates[-1] = fate
+        self._lines.set(key, len(self.fates) - 1)
+
+    def _tell(self, source: Source, contents: Contents, warn: Callable[[str], None]) -> None:
+        """Warn of what is not in a journal though it should be."""
+        num_broken = contents.num_broken_lines + bool(contents.torn.strip())
+        if num_broken:
+            warn(f"{source.path}: left out {num_broken:,} lines that are no records")
+        num_noted = source.meta.num_handled if source.meta else 0
+        if contents.num_records < num_noted:
+            self.losses.append(f"{source.path}: {contents.num_records:,} records, but its note tells of {num_noted:,}")
+        self.num_broken_lines += num_broken
+        self.num_lost += max(0, num_noted - contents.num_records)
+
+
+def _write(output: Path, ledger: _Ledger) -> None:
+    """Copy the lines that are kept, shards in their order, other journals after them as given."""
+    remove_leftovers(output.resolve(), is_locked=True)
+    parts = sorted(ledger.parts, key=lambda part: part.source.place)
+    try:
+        with replacing(output) as target:
+            for part in parts:
+                target.writelines(_kept_lines(part, ledger.fates))
+    except OSError as error:
+        raise write_error(output, error) from error
+
+
+def _kept_lines(part: _Part, fates: bytearray) -> Iterator[bytes]:
+    """The lines of a journal that are kept, each with its newline. What was added to it meanwhile is not read."""
+    source = part.source
+    with _reading(source) as file:
+        lines = itertools.islice(file, part.num_lines)
+        num_seen = 0
+        for num_seen, raw in enumerate(lines, 1):
+            if fates[part.first_line + num_seen - 1]:
+                yield raw if raw.endswith(b"\n") else raw + b"\n"
+    if num_seen < part.num_lines:
+        raise _changed(source)
+
+
+@contextlib.contextmanager
+def _reading(source: Source) -> Iterator[BinaryIO]:
+    """A journal, open; it must be the file whose note was read. Raises JournalError."""
+    try:
+        with source.path.open("rb", buffering=1 << 20) as file:
+            if not os.path.samestat(os.fstat(file.fileno()), source.file):
+                raise _changed(source)
+            yield file
+    except OSError as error:
+        raise JournalError(f"can't read {source.path}: {error.strerror}") from error
+
+
+def lock_of(output: Path) -> Path:
+    """The file that a `Journal` of that name locks too."""
+    return Path(f"{output.resolve()}.lock")
+
+
+def check_output(
+    output: Path | None, inputs: Iterable[os.stat_result], *, overwrite: bool, kind: str = "journals"
+) -> None:
+    """Raises OptionError where the output may not be written. `kind` is what messages call the inputs."""
+    if output is None:
+        return
+    try:
+        output.resolve()  # a link that leads to itself has no place
+        found = output.stat() if output.exists() else None
+    except (OSError, RuntimeError) as error:
+        raise OptionError("--output", str(output), f"can't be used: {getattr(error, 'strerror', error)}") from error
+    if found is None:
+        return
+    if any(os.path.samestat(found, file) for file in inputs):
+        raise OptionError("--output", str(output), f"is one of the {kind} to merge", hint="Choose another place.")
+    if not output.is_file():
+        raise OptionError("--output", str(output), "is there and is not a file")
+    if not overwrite:
+        raise OptionError("--output", str(output), "is there already", hint="Pass --overwrite to replace it.")
+
+
+def not_whole(what: str, problems: Sequence[str]) -> JournalError:
+    """`what` keeps a merge from beginning, for the reasons in `problems`."""
+    shown = [*problems[:_MAX_PROBLEMS]]
+    if len(problems) > _MAX_PROBLEMS:
+        shown.append(f"and {len(problems) - _MAX_PROBLEMS:,} more")
+    hint = "Let what is missing run, or pass --allow-missing to merge what is there."
+    return JournalError("\n  ".join([f"{what}:", *shown]), hint=hint)
+
+
+def _changed(source: Source) -> JournalError:
+    return JournalError(f"{source.path} changed while it was merged", hint="Merge again when nothing writes it.")
+
+
+def _unknowable(sources: Sequence[Source]) -> Iterator[str]:
+    """Of plain runs nobody knows how many belong together."""
+    plain = [str(source.path) for source in sources if not source.shard]
+    if plain:
+        yield f"no note of a shard is beside {listed(plain)}: whether all journals are there, nobody knows"
+
+
+def _report(config: MergeConfig, ledger: _Ledger, gaps: Gaps) -> MergeReport:
+    counts = {number: ledger.fates.count(number + 1) for number in range(len(ledger.kinds))}
+    num_records = sum(counts.values())
+    shard_counts = {part.source.shard.num_shards for part in ledger.parts if part.source.shard}
+    return MergeReport(
+        output=str(config.output) if config.output else None,
+        written=config.output is not None and not config.dry_run,
+        num_journals=len(ledger.parts),
+        num_shards=shard_counts.pop() if len(shard_counts) == 1 else None,
+        missing_shards=[str(shard) for shard in gaps.missing],
+        problems=gaps.problems,
+        num_records=num_records,
+        num_ok=counts[0],
+        num_failed=num_records - counts[0],
+        errors=ledger.kinds.errors(counts),
+        num_duplicates=ledger.num_read - num_records,
+        num_broken_lines=ledger.num_broken_lines,
+    )
+
+
+def _note(config: MergeConfig, ledger: _Ledger, gaps: Gaps, report: MergeReport, *, started: float) -> RunMeta:
+    """What is noted beside the output: the merge, as if it had been the run."""
+    sources = [part.source for part in ledger.parts]
+    is_whole = not gaps.missing and not gaps.unfinished and not ledger.num_lost
+    num_left = None if gaps.num_left is None else gaps.num_left + ledger.num_lost
+    return RunMeta(
+        state="finished" if is_whole else "interrupted",
+        command=list(config.command),
+        settings=common_settings(sources),
+        folder=common_folder(sources),
+        started=started,
+        ended=time.time(),
+        num_requests=None if num_left is None else report.num_records + num_left,
+        num_handled=report.num_records,
+        num_failed=report.num_failed,
+    )

@@ -1,0 +1,1 @@
+"""Child processes, and work done ahead of time. May import `core.files`."""

@@ -1,0 +1,1 @@
+"""Splits of a data set into one checked file. May import `datasets` and `core`."""

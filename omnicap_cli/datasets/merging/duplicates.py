@@ -1,0 +1,206 @@
+"""Which records are there more than once, found with little memory. It knows rows of numbers, and reads no record.
+
+Each record first leaves only a small key. Where no two keys are the same, as usual, nothing more has to be done; else
+those that share theirs are read again and told apart by digests of 128 bits. Keys wait on disk, in unnamed files that
+the system removes whatever happens; in memory is a byte for each record, and only if keys are the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Final
+
+import numpy as np
+
+from omnicap_cli.datasets.merging.checked_lines import check_lines, digest_of
+from omnicap_cli.datasets.streams import unnamed, write_at
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Marks = npt.NDArray[np.bool_]
+    Rows = npt.NDArray[np.int64]
+
+_NUM_PARTITIONS: Final = 64
+_MAX_WAITING_ROWS: Final = 1 << 18
+_DIGEST_COLUMNS: Final = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dropped:
+    """Records that are there before them already: a mark for each of all records, and the counts of those marked."""
+
+    marks: Marks
+    num_text_tokens: int
+    num_image_tokens: int
+    num_lacking: int
+    lengths: Counter[int]
+
+    @property
+    def num_records(self) -> int:
+        """How many they are."""
+        return self.lengths.total()
+
+
+class Duplicates:
+    """Told the keys of all records in their order, it finds those that repeat an earlier one.
+
+    `folder` is where keys wait that are too many for memory, None for the system's own place.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._keys = array("q")
+        self._num_records = 0  # whose keys are in `_rows`
+        self._rows = _Spill(2, folder)
+
+    def __enter__(self) -> Duplicates:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._rows.close()
+
+    def observe(self, keys: array[int]) -> None:
+        """Take in the keys of the next records. Raises OSError."""
+        self._keys.extend(keys)
+        if len(self._keys) >= _MAX_WAITING_ROWS:
+            self._spill()
+
+    def find(self, batches: Iterable[list[bytes]]) -> Dropped | None:
+        """What to drop, None if nothing. `batches` are the same records once more; not read unless it is needed."""
+        self._spill()
+        suspects = self._suspects()
+        if suspects is None:
+            return None
+        with contextlib.closing(_Spill(_DIGEST_COLUMNS + 5, self._folder)) as rows:
+            for place, lines in _marked(batches, suspects):
+                rows.add(_detailed(place, lines))
+            return _dropped(rows, self._num_records)
+
+    def _spill(self) -> None:
+        keys = np.array(self._keys, dtype=np.int64)
+        places = np.arange(self._num_records, self._num_records + len(keys))
+        self._rows.add(np.column_stack([keys, places]))
+        self._num_records += len(keys)
+        self._keys = array("q")
+
+    def _suspects(self) -> Marks | None:
+        """A mark for each record that shares its key."""
+        marks: Marks | None = None
+        for rows in self._rows.partitions():
+            keys = np.sort(rows[:, 0])
+            shared = keys[1:][keys[1:] == keys[:-1]]
+            if len(shared):
+                marks = np.zeros(self._num_records, np.bool_) if marks is None else marks
+                marks[rows[np.isin(rows[:, 0], shared), 1]] = True
+        return marks
+
+
+def _marked(batches: Iterable[list[bytes]], marks: Marks) -> Iterator[tuple[Rows, list[bytes]]]:
+    """The lines that have a mark, some at a time, and their places among all."""
+    num_before = 0
+    for lines in batches:
+        here = marks[num_before : num_before + len(lines)]
+        if here.any():
+            yield num_before + np.flatnonzero(here), list(itertools.compress(lines, here.tolist()))
+        num_before += len(lines)
+
+
+def _detailed(places: Rows, lines: list[bytes]) -> Rows:
+    """For each line its digest, its place, and its counts."""
+    checked = check_lines(lines, _never_broken)
+    digests = np.frombuffer(b"".join(map(digest_of, lines)), np.int64).reshape(-1, _DIGEST_COLUMNS)
+    counts = (checked.text_tokens, checked.image_tokens, checked.lengths, checked.lacks)
+    return np.column_stack([digests, places, *(np.array(column, np.int64) for column in counts)])
+
+
+def _never_broken(place: int, reason: str) -> None:
+    raise AssertionError(f"a line that was a record before is none now: {place}, {reason}")
+
+
+def _dropped(spill: _Spill, num_records: int) -> Dropped | None:
+    marks = np.zeros(num_records, np.bool_)
+    num_text_tokens = num_image_tokens = num_lacking = 0
+    lengths: Counter[int] = Counter()
+    for rows in spill.partitions():
+        rows = rows[np.lexsort(rows[:, :_DIGEST_COLUMNS].T)]  # which leaves equal ones in their order
+        same = (rows[1:, :_DIGEST_COLUMNS] == rows[:-1, :_DIGEST_COLUMNS]).all(axis=1)
+        places, texts, images, found, lacks = rows[1:][same][:, _DIGEST_COLUMNS:].T
+        marks[places] = True
+        num_text_tokens += int(texts.sum())
+        num_image_tokens += int(images.sum())
+        num_lacking += int(lacks.sum())
+        lengths.update(found.tolist())
+    if not lengths:
+        return None
+    return Dropped(
+        marks=marks,
+        num_text_tokens=num_text_tokens,
+        num_image_tokens=num_image_tokens,
+        num_lacking=num_lacking,
+        lengths=lengths,
+    )
+
+
+class _Spill:
+    """Rows of numbers; those whose first column is the same come out together, in the order in which they went in.
+
+    Few stay in memory, more go to disk.
+    """
+
+    def __init__(self, num_columns: int, folder: Path | None) -> None:
+        self._num_columns, self._folder = num_columns, folder
+        self._waiting: list[Rows] = []
+        self._num_waiting = 0
+        self._files: list[IO[bytes]] = []
+        self._num_bytes = [0] * _NUM_PARTITIONS
+
+    def close(self) -> None:
+        """Give the disk back."""
+        for file in self._files:
+            file.close()
+
+    def add(self, rows: Rows) -> None:
+        """Take in rows. Raises OSError."""
+        self._waiting.append(rows)
+        self._num_waiting += len(rows)
+        if self._num_waiting >= _MAX_WAITING_ROWS:
+            self._write()
+
+    def partitions(self) -> Iterator[Rows]:
+        """All rows, one part after the other. Raises OSError."""
+        if not self._files:
+            yield self._take_waiting()
+            return
+        self._write()
+        for file in self._files:
+            os.lseek(file.fileno(), 0, os.SEEK_SET)
+            yield np.fromfile(file, np.int64).reshape(-1, self._num_columns)
+
+    def _take_waiting(self) -> Rows:
+        rows: Rows = np.concatenate([np.empty((0, self._num_columns), np.int64), *self._waiting])
+        self._waiting, self._num_waiting = [], 0
+        return rows
+
+    def _write(self) -> None:
+        if not self._files:
+            for _ in range(_NUM_PARTITIONS):
+                self._files.append(unnamed(self._folder))
+        rows = self._take_waiting()
+        parts = (rows[:, 0] & (_NUM_PARTITIONS - 1)).astype(np.uint8)
+        rows = rows[np.argsort(parts, kind="stable")]
+        ends = np.cumsum(np.bincount(parts, minlength=_NUM_PARTITIONS)).tolist()
+        for number, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+            content = rows[start:end].tobytes()
+            write_at(self._files[number], content, self._num_bytes[number])
+            self._num_bytes[number] += len(content)

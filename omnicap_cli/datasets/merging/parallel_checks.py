@@ -1,0 +1,189 @@
+"""Pieces of large files checked, several at once: each process reads its piece itself, and answers with numbers alone.
+
+It knows what to keep of a file, as places in it, and writes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from array import array
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from omnicap_cli.core.workers.child import Child, ChildDiedError, messages, private_pipes
+from omnicap_cli.datasets.merging.checked_lines import CheckedLines, check_lines
+from omnicap_cli.datasets.streams import line_batches
+from omnicap_cli.errors import JournalError, OmnicapError
+
+MAX_NAMED: Final = 5
+_PIECE_BYTES: Final = 16 << 20
+_MIN_PROCESS_BYTES: Final = 64 << 20  # less is done before a process has started
+_MAX_PROCESSES: Final = 4  # more read faster than one can write
+_NUM_AHEAD: Final = 3  # pieces for each process
+
+
+class Identity(NamedTuple):
+    """What stays the same of a file that nobody changes."""
+
+    device: int
+    inode: int
+    num_bytes: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, file: os.stat_result) -> Identity:
+        """As the system tells it."""
+        return cls(file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns)
+
+
+class Piece(NamedTuple):
+    """The lines of a file that begin in `start` to `end`."""
+
+    path: Path
+    identity: Identity
+    start: int
+    end: int
+
+
+@dataclass(slots=True)
+class PieceReport:
+    """What is in a piece. `runs` are an offset and a number of bytes in turns: what to keep of the file.
+
+    `keys` and `lengths` are of each record, as in CheckedLines. `broken` counts lines by reason, and `first_broken` are
+    the first of them, from 0. `lacks_newline` tells that the last line to keep does.
+    """
+
+    runs: array[int] = field(default_factory=lambda: array("q"))
+    lacks_newline: bool = False
+    num_lines: int = 0
+    num_text_tokens: int = 0
+    num_image_tokens: int = 0
+    num_lacking: int = 0
+    keys: array[int] = field(default_factory=lambda: array("q"))
+    lengths: array[int] = field(default_factory=lambda: array("q"))
+    broken: Counter[str] = field(default_factory=Counter)
+    first_broken: list[tuple[int, str]] = field(default_factory=list)
+
+    def add(self, place: int, lines: Sequence[bytes]) -> None:
+        """Check lines that begin at the byte `place` of the file."""
+        checked = check_lines(lines, self._count_broken)
+        self.num_lines += len(lines)
+        self.num_text_tokens += sum(checked.text_tokens)
+        self.num_image_tokens += sum(checked.image_tokens)
+        self.num_lacking += sum(checked.lacks)
+        self.keys.extend(checked.keys)
+        self.lengths.extend(checked.lengths)
+        self._keep(place, lines, checked)
+
+    def _count_broken(self, place: int, reason: str) -> None:
+        self.broken[reason] += 1
+        if len(self.first_broken) < MAX_NAMED:
+            self.first_broken.append((self.num_lines + place, reason))
+
+    def _keep(self, place: int, lines: Sequence[bytes], checked: CheckedLines) -> None:
+        first = 0  # of the lines that are not dealt with
+        for dropped, num_bytes in checked.dropped:
+            end = place + sum(map(len, lines[first:dropped]))
+            self._add_run(place, end)
+            place, first = end + len(lines[dropped]), dropped + 1
+            self._add_run(end + num_bytes, place)
+        self._add_run(place, place + sum(map(len, lines[first:])))
+        was_dropped = bool(checked.dropped) and checked.dropped[-1] == (len(lines) - 1, len(lines[-1]))
+        self.lacks_newline = not was_dropped and not lines[-1].endswith(b"\n")
+
+    def _add_run(self, start: int, end: int) -> None:
+        if start == end:
+            return
+        if self.runs and self.runs[-2] + self.runs[-1] == start:
+            self.runs[-1] += end - start
+        else:
+            self.runs.extend((start, end - start))
+
+
+def check_content(file: Any, start: int = 0, end: int | None = None) -> PieceReport:
+    """What is in an unbuffered file, or in a piece of it. Raises OSError."""
+    report = PieceReport()
+    for place, lines in line_batches(file, start) if end is None else line_batches(file, start, end):
+        report.add(place, lines)
+    return report
+
+
+def check_piece(piece: Piece) -> PieceReport:
+    """What is in a piece. Raises JournalError if the file can't be read, or is another by now."""
+    try:
+        with io.FileIO(piece.path) as file:
+            if Identity.of(os.fstat(file.fileno())) != piece.identity:
+                raise changed(piece.path)
+            return check_content(file, piece.start, piece.end)
+    except OSError as error:
+        raise JournalError(f"can't read {piece.path}: {error.strerror}") from error
+
+
+def pieces_of(path: Path, identity: Identity) -> Iterator[Piece]:
+    """All of a file, in pieces."""
+    for start in range(0, identity.num_bytes, _PIECE_BYTES):
+        yield Piece(path, identity, start, min(start + _PIECE_BYTES, identity.num_bytes))
+
+
+@contextlib.contextmanager
+def reports_of(pieces: Sequence[Piece], *, num_cores: int) -> Iterator[Iterator[PieceReport]]:
+    """What is in each piece, in order. Reading it raises what `check_piece` does, OmnicapError if a process dies."""
+    num_processes = min(num_cores, _MAX_PROCESSES, len(pieces) * _PIECE_BYTES // _MIN_PROCESS_BYTES)
+    if num_processes < 2:
+        yield map(check_piece, pieces)
+        return
+    # keys have to be the same for the same record, whichever process looks at it
+    same_keys = {"PYTHONHASHSEED": "0"}
+    children = [Child(f"{__name__}:{serve.__name__}", environment=same_keys) for _ in range(num_processes)]
+    try:
+        yield _from_children(pieces, children)
+    finally:
+        for child in children:
+            child.kill()
+            child.death()
+
+
+def serve() -> None:
+    """The inside of a process: checks the pieces that it is told of."""
+    incoming, send = private_pipes()
+    try:
+        for piece in messages(incoming):
+            send(check_piece(piece))
+    except OmnicapError as error:
+        send(error)
+    except Exception as error:  # noqa: BLE001  of our own making; said instead of a silent death
+        send(OmnicapError(f"{type(error).__name__}: {error}"))
+
+
+def changed(path: Path) -> JournalError:
+    """A file was written while it was read."""
+    return JournalError(f"{path} changed while it was merged", hint="Merge again when nothing writes it.")
+
+
+def _from_children(pieces: Iterable[Piece], children: Sequence[Child]) -> Iterator[PieceReport]:
+    """Pieces are dealt in turns, a few for each process: they are of one size."""
+    busy: deque[Child] = deque()
+    max_busy = len(children) * _NUM_AHEAD
+    for number, piece in enumerate(chain(pieces, [None] * max_busy)):
+        if piece:
+            children[number % len(children)].send(piece)
+            busy.append(children[number % len(children)])
+        if busy and (piece is None or len(busy) == max_busy):
+            yield _answer_of(busy.popleft())
+
+
+def _answer_of(child: Child) -> PieceReport:
+    try:
+        answer = child.receive()
+    except ChildDiedError as error:
+        raise OmnicapError(f"a process that checked lines died: {error}", hint="Run it again.") from error
+    if isinstance(answer, OmnicapError):
+        raise answer
+    assert isinstance(answer, PieceReport)
+    return answer

@@ -1,0 +1,311 @@
+"""All splits of a data set, in several processes, or one of them in this one. It knows no terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any, BinaryIO, Final
+
+from omnicap_cli.core.files.locks import locked
+from omnicap_cli.core.files.text import without_surrogates
+from omnicap_cli.core.models.model_files import find_processor
+from omnicap_cli.core.tokens.training_input import TrainingFormat, TrainingInput
+from omnicap_cli.core.workers.child import Child, ChildDiedError, messages, private_pipes
+from omnicap_cli.datasets.lengths import LengthCounts
+from omnicap_cli.datasets.splits import MAX_SPLITS, Split, SplitNote
+from omnicap_cli.datasets.tokenizing.data_file import opened
+from omnicap_cli.datasets.tokenizing.resume import check_data, check_others, existing, find_done, remove
+from omnicap_cli.datasets.tokenizing.split_run import Job, SplitRunner, Step
+from omnicap_cli.errors import OmnicapError, OptionError
+
+_BAD_IN_NAMES: Final = ("/", "\0", "\n")
+_POLL_SECONDS: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizeConfig:
+    """Everything that a user decides. Raises OptionError for what can't be used.
+
+    `split_index` is None for all `num_splits` splits.
+    """
+
+    data: str
+    output: Path
+    name: str
+    model: str
+    num_splits: int = 1
+    split_index: int | None = None
+    num_workers: int = 1
+    task_type: str | None = None
+    prompts: Path | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    image_root: str | None = None
+    max_length: int | None = None
+    verify_images: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        for option, value in (
+            ("--splits" if self.split_index is None else "--split-num", self.num_splits),
+            ("--workers", self.num_workers),
+            ("--max-length", self.max_length),
+        ):
+            if value is not None and value < 1:
+                raise OptionError(option, value, "is less than 1")
+        if self.num_splits > MAX_SPLITS:
+            raise OptionError("--splits", self.num_splits, f"is more than {MAX_SPLITS:,}")
+        if self.split_index is not None and not 0 <= self.split_index < self.num_splits:
+            problem = f"is no split of {self.num_splits:,}; they are 0 to {self.num_splits - 1:,}"
+            raise OptionError("--split-index", self.split_index, problem)
+        if not self.name or any(character in self.name for character in _BAD_IN_NAMES):
+            raise OptionError("--name", self.name, "can't be part of a file name")
+        if self.name != without_surrogates(self.name):
+            raise OptionError("--name", self.name, "is not UTF-8, as all that is written is")
+        if os.path.exists(self.output) and not os.path.isdir(self.output):
+            raise OptionError("--output", str(self.output), "is a file; give a folder")
+        if self.image_root is not None and not os.path.isdir(self.image_root):
+            raise OptionError("--image-root", self.image_root, "is no folder here")
+
+    @property
+    def splits(self) -> list[Split]:
+        """Those to make."""
+        indices = range(self.num_splits) if self.split_index is None else [self.split_index]
+        return [Split(folder=self.output, name=self.name, index=index, num_splits=self.num_splits) for index in indices]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizeReport:
+    """What became of the data, all splits together. `num_in` records are `num_kept` and `num_rejected`."""
+
+    output: str
+    name: str
+    num_splits: int
+    num_lines: int
+    num_in: int
+    num_kept: int
+    num_rejected: int
+    rejected: dict[str, int]
+    num_text_tokens: int
+    num_image_tokens: int
+    num_sequence_tokens: int
+    lengths: LengthCounts = field(repr=False)
+
+    @classmethod
+    def of_notes(cls, config: TokenizeConfig, notes: Sequence[SplitNote]) -> TokenizeReport:
+        """The sum of all."""
+        lengths, rejected = LengthCounts(), Counter[str]()
+        for note in notes:
+            lengths.update(LengthCounts.of_pairs(note.lengths))
+            rejected.update(note.rejected)
+        sums = {
+            name: sum(getattr(note, name) for note in notes)
+            for name in (
+                *("num_lines", "num_in", "num_kept", "num_rejected"),
+                *("num_text_tokens", "num_image_tokens", "num_sequence_tokens"),
+            )
+        }
+        return cls(
+            output=str(config.output),
+            name=config.name,
+            num_splits=len(notes),
+            rejected=dict(rejected.most_common()),
+            lengths=lengths,
+            **sums,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs: the lengths summed up, and as buckets."""
+        values = asdict(self) | {"lengths": self.lengths.summary()}
+        return values | {"histogram": [bucket._asdict() for bucket in self.lengths.histogram()]}
+
+
+def plan(config: TokenizeConfig, stdin: BinaryIO) -> dict[str, Any]:
+    """What there is to do. Nothing is written but the index of the data, and a copy where it is no file of lines."""
+    with _prepared(config, _format(config), stdin, fast=False) as (job, input):
+        settings = job.settings(input, config.num_splits)
+        done = [] if config.overwrite else [split for split in config.splits if find_done(split, settings)]
+        return {
+            "lines": _num_lines(config, job),
+            "splits": len(config.splits),
+            "splits_done": len(done),
+            "processes": _num_processes(config),
+        }
+
+
+def tokenize(
+    config: TokenizeConfig,
+    stdin: BinaryIO,
+    *,
+    begin: Callable[[int], None],
+    tell: Callable[[Step], None],
+    warn: Callable[[str], None],
+) -> TokenizeReport:
+    """Make the splits that `config` names, in as many processes as it says.
+
+    `begin` hears how many lines there are, `tell` of what was done; it may raise StoppedError, which is passed on
+    when all is still. Raises OmnicapError for whatever is in the way; what was done is kept.
+    """
+    format = _format(config)
+    with _started(config, format) as children, _prepared(config, format, stdin, fast=not children) as (job, input):
+        settings = job.settings(input, config.num_splits)
+        if not config.overwrite:
+            for split in config.splits:  # all of them, before anything is made that doesn't fit the others
+                find_done(split, settings)
+        if not config.overwrite or config.split_index is not None:
+            check_others(config.splits, settings)
+        if config.overwrite:
+            _remove_all(config)
+        begin(_num_lines(config, job))
+        if children:
+            notes = list(_in_processes(children, config, job, tell, warn))
+        else:
+            runner = SplitRunner(job, input, tell=tell, warn=warn)
+            notes = [runner.run(split) for split in config.splits]
+    return TokenizeReport.of_notes(config, notes)
+
+
+def serve() -> None:
+    """The inside of a process: makes the splits that it is told to."""
+    incoming, send = private_pipes()
+    told: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(incoming, told), daemon=True).start()
+    try:
+        input = TrainingInput(told.get())
+        runner = SplitRunner(told.get(), input, tell=send, warn=send)
+        while True:
+            send(runner.run(told.get()))
+    except OmnicapError as error:
+        send(error)
+    except Exception as error:  # noqa: BLE001  of our own making; said instead of a silent death
+        send(OmnicapError(f"{type(error).__name__}: {error}"))
+
+
+def _listen(incoming: IO[bytes], told: queue.SimpleQueue[Any]) -> None:
+    """Take in what the parent says, and end with it: whoever starts anew shall find no split locked."""
+    for message in messages(incoming):
+        told.put(message)
+    os._exit(0)
+
+
+def _num_processes(config: TokenizeConfig) -> int:
+    return min(config.num_workers, len(config.splits))
+
+
+def _num_lines(config: TokenizeConfig, job: Job) -> int:
+    return sum(len(split.lines_of(job.data.num_lines)) for split in config.splits)
+
+
+def _format(config: TokenizeConfig) -> TrainingFormat:
+    return TrainingFormat(
+        folder=find_processor(config.model).resolve(),
+        min_pixels=config.min_pixels,
+        max_pixels=config.max_pixels,
+        prompts=config.prompts,
+        task_type=config.task_type,
+    )
+
+
+@contextlib.contextmanager
+def _started(config: TokenizeConfig, format: TrainingFormat) -> Iterator[list[Child]]:
+    """The processes to count in, which load the tokenizer while the data is looked at; none for this one alone."""
+    if (num_processes := _num_processes(config)) == 1:
+        yield []
+        return
+    children = [Child(f"{__name__}:{serve.__name__}") for _ in range(num_processes)]
+    try:
+        for child in children:
+            child.send(format)
+        yield children
+    finally:
+        for child in children:
+            child.kill()
+            child.death()
+
+
+@contextlib.contextmanager
+def _prepared(
+    config: TokenizeConfig, format: TrainingFormat, stdin: BinaryIO, *, fast: bool
+) -> Iterator[tuple[Job, TrainingInput]]:
+    """Find everything that can be wrong with what was asked, before anything is made. `fast` if it is to count."""
+    input = TrainingInput(format, fast=fast)
+    check_data(config.data, config.splits[0])
+    with opened(config.data, config.output / "meta", config.name, stdin) as data:
+        job = Job(
+            data=data,
+            format=format,
+            image_root=config.image_root,
+            max_length=config.max_length,
+            verify_images=config.verify_images,
+        )
+        yield job, input
+
+
+def _remove_all(config: TokenizeConfig) -> None:
+    """Remove what is to be overwritten, or nothing if any of it is being made."""
+    splits = config.splits if config.split_index is not None else list(existing(config.output, config.name))
+    for split in splits:
+        with locked(split.lock, what=split.output):
+            pass
+    for split in splits:
+        with locked(split.lock, what=split.output):
+            remove(split)
+
+
+def _in_processes(
+    children: Sequence[Child],
+    config: TokenizeConfig,
+    job: Job,
+    tell: Callable[[Step], None],
+    warn: Callable[[str], None],
+) -> Iterator[SplitNote]:
+    """The notes of all splits, as they are done."""
+    todo: queue.SimpleQueue[Split | None] = queue.SimpleQueue()
+    for split in config.splits:
+        todo.put(split)
+    heard: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    for child in children:
+        todo.put(None)
+        threading.Thread(target=_keep_busy, args=(child, job, todo, heard), daemon=True).start()
+    yield from _notes(len(config.splits), heard, tell, warn)
+
+
+def _keep_busy(child: Child, job: Job, todo: queue.SimpleQueue[Split | None], heard: queue.SimpleQueue[Any]) -> None:
+    """Give one process split after split, and pass on what it says."""
+    child.send(job)
+    try:
+        while split := todo.get():
+            child.send(split)
+            answer = None
+            while not isinstance(answer, SplitNote | OmnicapError):
+                answer = child.receive()
+                heard.put(answer)
+    except ChildDiedError as error:
+        heard.put(OmnicapError(f"a process that counted died: {error}", hint="Run it again: what was done is kept."))
+
+
+def _notes(
+    num_splits: int, heard: queue.SimpleQueue[Any], tell: Callable[[Step], None], warn: Callable[[str], None]
+) -> Iterator[SplitNote]:
+    warnings = set()
+    while num_splits:
+        try:
+            message = heard.get(timeout=_POLL_SECONDS)
+        except queue.Empty:
+            message = Step(0, 0)
+        if isinstance(message, OmnicapError):
+            raise message
+        if isinstance(message, SplitNote):
+            num_splits -= 1
+            yield message
+        elif isinstance(message, Step):
+            tell(message)
+        elif message not in warnings:
+            warnings.add(message)
+            warn(message)

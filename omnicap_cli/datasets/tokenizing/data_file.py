@@ -1,0 +1,136 @@
+"""A data set as a file of lines that can be entered anywhere, known by its content. It knows nothing of records."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from omnicap_cli.core.files.atomic import remove_leftovers, replacing
+from omnicap_cli.core.files.locks import locked
+from omnicap_cli.core.runs.journal import write_error
+from omnicap_cli.datasets.tokenizing.unpacking import Unpacked
+from omnicap_cli.errors import OmnicapError, OptionError
+
+_STEP_BYTES: Final = 4 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataFile:
+    """A file of `num_lines` lines, with or without a line break after the last.
+
+    `breaks[k]` line breaks stand before byte k * 4 MiB. `digest` is of the content; `num_bytes` and `mtime_ns` tell
+    cheaply whether the file is still the same.
+    """
+
+    path: str
+    num_bytes: int
+    mtime_ns: int
+    digest: str
+    num_lines: int
+    breaks: list[int]
+
+    @classmethod
+    def open(cls, path: Path, index: Path) -> DataFile:
+        """The file at `path`, read once to the end; `index` keeps what was found for the next time.
+
+        Raises OptionError where it can't be read, JournalWriteError where the index can't be written.
+        """
+        try:
+            found = path.stat()
+            with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+                known = cls(**json.loads(index.read_bytes()))
+                if known._is(path, found):
+                    return known
+            with path.open("rb") as file:
+                data = cls._scanned(path, file)
+        except OSError as error:
+            raise OptionError("DATA", str(path), f"can't be read: {error.strerror}") from error
+        try:
+            index.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(index) as file:
+                file.write(json.dumps(asdict(data)).encode())  # orjson takes no path that isn't UTF-8
+        except OSError as error:
+            raise write_error(index, error) from error
+        return data
+
+    @classmethod
+    def _scanned(cls, path: Path, file: BinaryIO) -> DataFile:
+        digest, breaks, num_breaks, last = hashlib.sha256(), [], 0, b"\n"
+        found = os.fstat(file.fileno())
+        while chunk := file.read(_STEP_BYTES):
+            breaks.append(num_breaks)
+            num_breaks += chunk.count(b"\n")
+            digest.update(chunk)
+            last = chunk[-1:]
+        return cls(
+            path=str(path.resolve()),
+            num_bytes=found.st_size,
+            mtime_ns=found.st_mtime_ns,
+            digest=digest.hexdigest(),
+            num_lines=num_breaks + (last != b"\n"),
+            breaks=breaks,
+        )
+
+    def offset_of(self, line: int) -> int:
+        """The byte at which a line (from 0) begins. Raises OSError."""
+        if line == 0:
+            return 0
+        step = max((k for k, breaks in enumerate(self.breaks) if breaks < line), default=0)
+        with open(self.path, "rb") as file:
+            file.seek(step * _STEP_BYTES)
+            chunk = file.read(_STEP_BYTES)
+        place = -1
+        for _ in range(line - self.breaks[step]):
+            place = chunk.find(b"\n", place + 1)
+            if place < 0:
+                return self.num_bytes
+        return step * _STEP_BYTES + place + 1
+
+    def check_unchanged(self) -> None:
+        """Raise OmnicapError where the file is another one by now."""
+        path = Path(self.path)
+        with contextlib.suppress(OSError):
+            if self._is(path, path.stat()):
+                return
+        raise OmnicapError(f"{path} changed while it was read", hint="Run it again when nothing writes it.")
+
+    def _is(self, path: Path, found: os.stat_result) -> bool:
+        size = (self.path, self.num_bytes, self.mtime_ns)
+        return size == (str(path.resolve()), found.st_size, found.st_mtime_ns)
+
+
+def lines(file: BinaryIO, num_lines: int, *, max_bytes: int) -> Iterator[bytes | None]:
+    """The next lines without their ends; None for one of more than `max_bytes`, which is passed over."""
+    for _ in range(num_lines):
+        line = file.readline(max_bytes + 1)
+        if len(line) > max_bytes and not line.endswith(b"\n"):
+            while line and not line.endswith(b"\n"):
+                line = file.readline(_STEP_BYTES)
+            yield None
+            continue
+        yield line.strip()
+
+
+@contextlib.contextmanager
+def opened(source: str, notes: Path, name: str, stdin: BinaryIO) -> Iterator[DataFile]:
+    """The data set that `source` names: a path, or `-` for `stdin`. What is noted of it is in `notes`, under `name`.
+
+    Several processes can use one; what came down a pipe belongs to one alone, and goes with it. Raises OptionError or
+    UsageError where it can't be read, JournalWriteError where there is no room, and JournalLockedError.
+    """
+    unpacked = Unpacked(source, notes, name)
+    index = notes / f"{name}.index.json"
+    with contextlib.ExitStack() as stack:
+        if unpacked.is_stdin:
+            stack.enter_context(locked(notes / f"{name}.stdin.lock", what=f"{notes.parent / name}_split*.jsonl"))
+            stack.callback(unpacked.discard)
+        with locked(notes / f"{name}.index.lock", what=index, waits=True):
+            remove_leftovers(index, is_locked=True)
+            data = DataFile.open(unpacked.lines(stdin), index)
+        yield data

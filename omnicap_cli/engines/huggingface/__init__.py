@@ -1,0 +1,1 @@
+"""Vision-language models through transformers. May import `engines`, `media` and `core`."""

@@ -1,0 +1,295 @@
+"""One loaded vision-language model: pictures to embeddings, embeddings and questions to captions.
+
+Each picture is encoded once, whatever is asked about it. It knows no files, no batch planning and no journal.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import torch
+from PIL import Image
+from transformers import GenerationConfig
+
+from omnicap_cli.core.models.loading import LoadedModel
+from omnicap_cli.core.models.memory import is_out_of_memory
+from omnicap_cli.core.runs.records import Prompt, Request, Result, Settings
+from omnicap_cli.core.tokens.prompt_tokens import Chat
+from omnicap_cli.engines.generation import Generation
+from omnicap_cli.engines.huggingface.auto_type import NameScorer
+from omnicap_cli.engines.huggingface.decoding import Decoder, Row
+from omnicap_cli.engines.huggingface.kv_cache import roomy_cache
+from omnicap_cli.engines.huggingface.prefill import Pictures
+
+_GRID: Final = "image_grid_thw"  # the encoder's, and what positions are made from
+_RETRY_TEMPERATURE: Final = 0.7  # at which a caption that ran into a loop is tried once more
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """What a vision encoder made of one picture; `kind` and `is_stacked` say how transformers hands it on."""
+
+    kind: type
+    pooled: list[torch.Tensor]
+    is_stacked: bool
+    deepstack: list[list[torch.Tensor]]
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Prepared:
+    """A picture as the model takes it: what its image processor made of it, and its size in pixels as shown.
+
+    Once it went through the vision encoder, `encoded` is what is left of it for whatever else is asked about it.
+    """
+
+    inputs: dict[str, Any]
+    width: int
+    height: int
+    encoded: _Encoded | None = None
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Question:
+    """A request about a prepared picture. `prompt` is what is asked, chosen by the model where that was left to it."""
+
+    request: Request
+    picture: Prepared
+    prompt: Prompt
+    seconds: float = 0.0
+    type_score: float | None = None
+
+    @classmethod
+    def of(cls, request: Request, picture: Prepared) -> Question:
+        """The request's own question."""
+        return cls(request=request, picture=picture, prompt=request.prompt)
+
+
+class Captioner:
+    """A model that answers questions about pictures, many at a time; used by one thread, but for `prepare`."""
+
+    def __init__(self, loaded: LoadedModel, generation: Generation) -> None:
+        self.device = str(loaded.device)
+        self.is_over = threading.Event()  # nobody wants an answer any more
+        self.chat = Chat(loaded.processor)
+        self._model, self._processor = loaded.model, loaded.processor
+        self._end_token_ids = frozenset(loaded.end_token_ids)
+        self._generation = generation
+        self._decoder: Decoder | None = None
+        self._encoder_takes = _encoder_parameters(self._model)
+
+    def prepare(self, image: Image.Image, settings: Settings) -> Prepared:
+        """The picture as the model takes it, on the CPU. Safe in any thread."""
+        inputs = self._processor.image_processor(images=image, **self.chat.image_kwargs(settings))
+        return Prepared(inputs=dict(inputs), width=image.width, height=image.height)
+
+    @property
+    def num_reached_tokens(self) -> int:
+        """How long the texts of the latest batch became, so far."""
+        return self._decoder.num_steps if self._decoder else 0
+
+    @torch.inference_mode()
+    def answer(self, questions: Sequence[Question], on_result: Callable[[Result], None]) -> None:
+        """Caption all of them at once; each result as soon as its text has ended, in any order.
+
+        Raises AbandonedError once `is_over` is set.
+        """
+        started = time.monotonic()
+        self._decoder = None
+        self._encode(list({id(each.picture): each.picture for each in questions}.values()))
+        self._choose_types([each for each in questions if each.prompt.choices])
+        for question in questions:
+            question.seconds += (time.monotonic() - started) / len(questions)
+        rows = [self._row(each, self._generation) for each in questions]
+        looped: list[int] = []
+
+        def end(place: int) -> None:
+            row = rows[place]
+            assert row.ending is not None
+            if row.ending.finish_reason == "repetition" and self._generation.retry_loops:
+                looped.append(place)
+            else:
+                on_result(self._result(questions[place], row))
+
+        self._generate(questions, rows, self._generation, end)
+        if looped:
+            self._retry([questions[place] for place in looped], [rows[place] for place in looped], on_result)
+
+    def _retry(self, questions: Sequence[Question], looped: Sequence[Row], on_result: Callable[[Result], None]) -> None:
+        """Try what ran into a loop once more, drawn by chance; what loops again stays as it was at first."""
+        temperature = max(self._generation.temperature or 0, _RETRY_TEMPERATURE)
+        generation = replace(self._generation, temperature=temperature)
+        rows = [self._row(each, generation, attempt=2) for each in questions]
+
+        def end(place: int) -> None:
+            row, first = rows[place], looped[place]
+            assert row.ending is not None
+            best, other = (first, row) if row.ending.finish_reason == "repetition" else (row, first)
+            questions[place].seconds += other.seconds
+            on_result(self._result(questions[place], best))
+
+        try:
+            self._generate(questions, rows, generation, end)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            for question, first, row in zip(questions, looped, rows, strict=True):
+                if row.ending is None:  # then what there is stays
+                    on_result(self._result(question, first))
+
+    def _row(self, question: Question, generation: Generation, *, attempt: int = 1) -> Row:
+        dice = generation.dice(question.request.key, attempt=attempt) if generation.samples else None
+        return Row(max_new_tokens=generation.max_new_tokens, dice=dice)
+
+    def _result(self, question: Question, row: Row) -> Result:
+        assert row.ending is not None
+        tokens, reason = row.ending
+        width, height = question.picture.width, question.picture.height
+        counts = self.chat.counts(question.prompt, width=width, height=height, settings=question.request.settings)
+        return Result(
+            key=question.request.key,
+            text=self._processor.tokenizer.decode(tokens, skip_special_tokens=True),
+            finish_reason=reason,
+            width=width,
+            height=height,
+            prompt_tokens=counts.prompt_tokens,
+            image_tokens=counts.image_tokens,
+            output_tokens=len(tokens),
+            seconds=question.seconds + row.seconds,
+            prompt=question.prompt,
+            type_score=question.type_score,
+        )
+
+    # ------------------------------------------------------------------------------------- pictures to embeddings
+
+    def _encode(self, pictures: Sequence[Prepared]) -> None:
+        """Each picture once. What a model packs into one sequence goes through its encoder together."""
+        new = [picture for picture in pictures if picture.encoded is None and self._encoder_takes]
+        packs = [new] if new and _GRID in new[0].inputs else [[picture] for picture in new]
+        for pack in packs:
+            names = [name for name in self._encoder_takes if name in pack[0].inputs]
+            inputs = {name: self._joined([picture.inputs[name] for picture in pack]) for name in names}
+            outputs = self._model.base_model.get_image_features(**inputs, return_dict=True)
+            for picture, encoded in zip(pack, _taken_apart(outputs, len(pack)), strict=True):
+                picture.encoded = encoded
+                for name in set(names) - {_GRID}:  # of which processors still ask for the shape
+                    picture.inputs[name] = torch.zeros((), dtype=torch.uint8).expand(picture.inputs[name].shape)
+
+    def _joined(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        return torch.cat([each.to(self.device, non_blocking=True) for each in tensors])
+
+    # ------------------------------------------------------------------------------------- embeddings to text
+
+    def _generate(
+        self,
+        questions: Sequence[Question],
+        rows: Sequence[Row],
+        generation: Generation,
+        on_end: Callable[[int], None],
+    ) -> None:
+        own = self._model.generation_config
+        config = GenerationConfig(
+            max_new_tokens=generation.max_new_tokens,
+            do_sample=generation.samples,
+            temperature=generation.temperature if generation.samples else None,
+            top_p=generation.top_p,
+            top_k=(generation.top_k or 0) if generation.samples else None,  # None is fifty in transformers
+            repetition_penalty=generation.repetition_penalty,
+            eos_token_id=own.eos_token_id,
+            pad_token_id=own.pad_token_id,
+        )
+        pictures = self._pictures(questions)
+        self._decoder = Decoder(
+            rows,
+            pictures=pictures,
+            end_token_ids=self._end_token_ids,
+            on_end=on_end,
+            is_over=self.is_over,
+        )
+        self._model.generate(
+            **self._inputs(questions),
+            past_key_values=roomy_cache(self._model),
+            generation_config=config,
+            custom_generate=self._decoder,
+        )
+
+    def _inputs(self, questions: Sequence[Question]) -> dict[str, Any]:
+        """What `generate` takes: prompts of shape (rows, longest), padded on the left; of pictures the rest."""
+        prompts = [self.chat.input_ids(each.prompt, each.picture.inputs) for each in questions]
+        inputs: dict[str, Any] = {
+            "input_ids": self._padded(prompts, self._processor.tokenizer.pad_token_id),
+            "attention_mask": self._padded([[1] * len(ids) for ids in prompts], 0),
+        }
+        types = [self.chat.token_types(ids) for ids in prompts]
+        inputs |= {name: self._padded([each[name] for each in types], 0) for name in types[0]}
+        pictures = [question.picture for question in questions]
+        inputs |= {
+            name: self._joined([picture.inputs[name] for picture in pictures])
+            for name, value in pictures[0].inputs.items()
+            if isinstance(value, torch.Tensor)
+            and name not in self._processor.unused_input_names
+            and (name == _GRID or name not in self._encoder_takes)
+        }
+        return inputs
+
+    def _pictures(self, questions: Sequence[Question]) -> Pictures | None:
+        """What gives what was encoded of the pictures, for any of the rows; None where nothing was."""
+        encoded = [question.picture.encoded for question in questions]
+        return (lambda rows: _put_together([encoded[row] for row in rows])) if encoded[0] else None
+
+    def _padded(self, rows: Sequence[Sequence[int]], filling: int) -> torch.Tensor:
+        longest = max(map(len, rows))
+        return torch.tensor([[filling] * (longest - len(row)) + list(row) for row in rows], device=self.device)
+
+    # ------------------------------------------------------------------------------------- the type of a picture
+
+    def _choose_types(self, questions: Sequence[Question]) -> None:
+        """Let the model sort each picture into one of the types, and put that type's prompt in place."""
+        if not questions:
+            return
+        names = [choice.type for choice in questions[0].prompt.choices]
+        tokens = [self._processor.tokenizer.encode(name, add_special_tokens=False) for name in names]
+        scorer = NameScorer(tokens, pictures=self._pictures(questions))
+        self._model.generate(
+            **self._inputs(questions),
+            past_key_values=roomy_cache(self._model),
+            generation_config=GenerationConfig(max_new_tokens=1),
+            custom_generate=scorer,
+        )
+        for question, shares in zip(questions, scorer.shares, strict=True):
+            best = max(range(len(names)), key=shares.__getitem__)
+            question.prompt, question.type_score = question.prompt.choices[best], shares[best]
+
+
+def _encoder_parameters(model: Any) -> tuple[str, ...]:
+    """What the model's image encoder takes; nothing, where what it returns can't be given back to the model."""
+    encode = getattr(model.base_model, "get_image_features", None)
+    if encode is None or "mm_encoder_outputs" not in inspect.signature(model.forward).parameters:
+        return ()
+    return tuple(inspect.signature(encode).parameters)
+
+
+def _taken_apart(outputs: Any, num_pictures: int) -> list[_Encoded]:
+    """What a vision encoder made of each picture. A single one may be several tiles."""
+    pooled, deepstack = outputs.pooler_output, getattr(outputs, "deepstack_features", None) or []
+    is_stacked = isinstance(pooled, torch.Tensor)
+    if num_pictures == 1:
+        return [_Encoded(type(outputs), list(pooled), is_stacked, [list(layer) for layer in deepstack])]
+    return [  # copies, since a view would keep what was encoded of all
+        _Encoded(type(outputs), [pooled[n].clone()], is_stacked, [[layer[n].clone()] for layer in deepstack])
+        for n in range(num_pictures)
+    ]
+
+
+def _put_together(encoded: Sequence[Any]) -> Any:
+    """What was encoded of a picture for each row, as the model's encoder would have returned it."""
+    pooled = [tensor for each in encoded for tensor in each.pooled]
+    outputs: dict[str, Any] = {"pooler_output": torch.stack(pooled) if encoded[0].is_stacked else pooled}
+    if encoded[0].deepstack:
+        layers = zip(*(each.deepstack for each in encoded), strict=True)
+        outputs["deepstack_features"] = [[tensor for of_row in layer for tensor in of_row] for layer in layers]
+    return encoded[0].kind(**outputs)

@@ -1,0 +1,372 @@
+"""Requests through one loaded model, in batches that fit its device. It knows the model's interface, not its inside.
+
+Three threads share the work: one reads headers and counts tokens, one plans batches and prepares their pictures, one
+keeps the device busy. Each caption is given out as soon as it has ended.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
+
+import torch
+
+from omnicap_cli.core.batching.planner import Batch, Planner, Share
+from omnicap_cli.core.models.memory import is_out_of_memory, release_memory
+from omnicap_cli.core.runs.held_bytes import HeldBytes
+from omnicap_cli.core.runs.records import Idle, Request, Result
+from omnicap_cli.core.workers.prefetch import in_order
+from omnicap_cli.engines.huggingface.captioner import Captioner, Prepared, Question
+from omnicap_cli.engines.huggingface.decoding import AbandonedError
+from omnicap_cli.engines.huggingface.forecast import Group, counted
+from omnicap_cli.errors import EngineError, InferenceError, ItemError, OutOfMemoryError
+from omnicap_cli.media.decode import decode, probe
+from omnicap_cli.media.images import Size
+from omnicap_cli.media.open_media import brought_here
+
+_LOOK_THREADS: Final = 8  # they wait for disks and servers more than they compute
+_POLL_SECONDS: Final = 0.2
+_HUNGRY_SECONDS: Final = 0.05  # without a new picture, or ten times that with new ones: then a device without work
+# takes a batch that could be fuller
+_MAX_HELD_BYTES: Final = 1 << 28  # of fetched pictures that wait, compressed, in memory
+
+
+class _Look(NamedTuple):
+    """What a header told of the picture of a group, or why it can't be read."""
+
+    group: Group
+    size: Size | ItemError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Ready:
+    """A planned batch and its pictures, share by share; an error in place of one that can't be decoded."""
+
+    batch: Batch[Group]
+    pictures: Sequence[Prepared | ItemError]
+
+
+class _Failure(NamedTuple):
+    is_out_of_memory: bool
+    message: str
+
+
+class BatchRun:
+    """One run of requests through a model that is loaded; see `Engine.run`."""
+
+    def __init__(
+        self,
+        captioner: Captioner,
+        planner: Planner[Group],
+        requests: Iterable[Request | Idle],
+        stop: threading.Event,
+        *,
+        num_threads: int,
+    ) -> None:
+        self._captioner, self._planner, self._stop = captioner, planner, stop
+        self._requests, self._num_threads = requests, num_threads
+        self._done: queue.SimpleQueue[Result | BaseException | None] = queue.SimpleQueue()
+        self._ready: queue.Queue[_Ready | None] = queue.Queue(1)
+        self._over = threading.Event()  # nobody takes results any more
+        self._changed = threading.Condition()  # around the planner and the four that follow
+        self._has_ended = self._is_idle = self._is_full = False
+        self._last_added = 0.0
+        self._held = HeldBytes(_MAX_HELD_BYTES)
+        self._hungry_since = time.monotonic()  # the device has nothing to do; 0 while it has
+
+    def results(self) -> Iterator[Result]:
+        """One Result per Request, in any order."""
+        work = self._start(self._work, then=lambda: self._done.put(None))
+        self._start(self._prepare, then=lambda: self._hand_over(None))
+        self._start(self._collect, then=self._end_of_requests)
+        try:
+            while (result := self._done.get()) is not None:
+                if isinstance(result, BaseException):
+                    raise result
+                yield result
+        finally:
+            self._over.set()
+            self._captioner.is_over.set()
+            work.join()  # a process that ends while the model runs would crash
+            self._captioner.is_over.clear()
+
+    @property
+    def _is_stopping(self) -> bool:
+        return self._stop.is_set() or self._over.is_set()
+
+    def _start(self, task: Callable[[], None], *, then: Callable[[], None]) -> threading.Thread:
+        def guarded() -> None:
+            try:
+                task()
+            except BaseException as error:  # noqa: BLE001  handed to the thread that runs the engine, which raises it
+                self._done.put(error)
+            finally:
+                then()
+
+        thread = threading.Thread(target=guarded, name=task.__name__, daemon=True)
+        thread.start()
+        return thread
+
+    def _end_of_requests(self) -> None:
+        with self._changed:
+            self._has_ended = True
+            self._changed.notify_all()
+
+    # ------------------------------------------------------------------------------------- headers and counts
+
+    def _collect(self) -> None:
+        """Look at each picture's header and give its counts to the planner."""
+        for look in in_order(_groups(self._requests), _look_at, num_threads=_LOOK_THREADS):
+            if self._is_stopping:
+                return
+            if isinstance(look, Idle):
+                self._set_idle()
+            elif isinstance(look.size, ItemError):
+                self._fail(look.group, look.size)
+            else:
+                self._add(look.group, look.size)
+
+    def _set_idle(self) -> None:
+        with self._changed:
+            self._is_idle = True
+            self._changed.notify_all()
+
+    def _add(self, group: Group, size: Size) -> None:
+        try:
+            picture = counted(self._captioner.chat, group, width=size.width, height=size.height)
+        except ItemError as error:
+            return self._fail(group, error)
+        content = group[0].item.media.content
+        with self._changed:
+            while not self._held.has_room(content):
+                if self._is_stopping:
+                    return None
+                self._is_full = True
+                self._changed.notify_all()
+                self._changed.wait(_POLL_SECONDS)
+            self._is_idle = self._is_full = False
+            self._held.hold(content)
+            self._last_added = time.monotonic()
+            self._planner.add(picture)
+            self._changed.notify_all()
+        return None
+
+    # ------------------------------------------------------------------------------------- batches and pixels
+
+    def _prepare(self) -> None:
+        """Plan batches, one ahead of the one on the device, and prepare their pictures."""
+        kept: dict[int, Prepared | ItemError] = {}  # of pictures that the next batch goes on with
+        with ThreadPoolExecutor(self._num_threads, "prepare") as pool:
+            while (batch := self._next_batch()) is not None:
+                tasks = [
+                    None if id(share.picture) in kept else pool.submit(self._prepared, share.picture.what)
+                    for share in batch.shares
+                ]
+                pictures = [
+                    task.result() if task else kept[id(share.picture)]
+                    for task, share in zip(tasks, batch.shares, strict=True)
+                ]
+                kept = {
+                    id(share.picture): picture
+                    for share, picture in zip(batch.shares, pictures, strict=True)
+                    if not _is_last(share)
+                }
+                self._hand_over(_Ready(batch, pictures))
+
+    def _next_batch(self) -> Batch[Group] | None:
+        """The next batch once there is one; None when there will be no more."""
+        with self._changed:
+            while not self._is_stopping:
+                batch = self._planner.next_batch(flush=self._may_not_wait())
+                if batch is not None:
+                    for share in filter(_is_last, batch.shares):
+                        self._held.let_go(share.picture.what[0].item.media.content)
+                    self._changed.notify_all()
+                    return batch
+                if self._has_ended:
+                    return None
+                self._changed.wait(_HUNGRY_SECONDS)
+        return None
+
+    def _may_not_wait(self) -> bool:
+        """Whether waiting for more pictures would bring none, or cost more than a batch that isn't full."""
+        now = time.monotonic()
+        waited_seconds = max(now - self._last_added, (now - self._hungry_since) / 10)
+        is_starving = self._hungry_since > 0 and waited_seconds > _HUNGRY_SECONDS
+        return self._has_ended or self._is_idle or self._is_full or is_starving
+
+    def _prepared(self, group: Group) -> Prepared | ItemError:
+        request = group[0]
+        try:
+            own_size = replace(request.settings, min_pixels=None, max_pixels=None)  # the image processor's business
+            image = decode(request.item, own_size).image
+        except ItemError as error:
+            return error
+        except MemoryError:
+            return OutOfMemoryError("not enough memory to decode it")
+        try:
+            return self._captioner.prepare(image, request.settings)
+        except Exception as error:  # noqa: BLE001  one picture that a processor chokes on doesn't end the run
+            if is_out_of_memory(error):
+                return OutOfMemoryError("not enough memory to prepare it; lower --min-pixels or --max-pixels")
+            return InferenceError(f"the image processor failed on it: {_described(error)}")
+
+    def _hand_over(self, ready: _Ready | None) -> None:
+        while not self._is_stopping:
+            try:
+                self._ready.put(ready, timeout=_POLL_SECONDS)
+            except queue.Full:
+                continue
+            return
+
+    # ------------------------------------------------------------------------------------- the device
+
+    def _work(self) -> None:
+        """Caption one batch after the other; when told to stop, what is on the device is finished."""
+        while not self._is_stopping:
+            try:
+                ready = self._ready.get(timeout=_POLL_SECONDS)
+            except queue.Empty:
+                self._hungry_since = self._hungry_since or time.monotonic()
+                continue
+            if ready is None:
+                return
+            self._hungry_since = 0.0
+            self._caption(ready)
+            if self._ready.empty():
+                self._hungry_since = time.monotonic()
+
+    def _caption(self, ready: _Ready) -> None:
+        questions: dict[str, Question] = {}
+        for share, picture in zip(ready.batch.shares, ready.pictures, strict=True):
+            requests = _requests_of(share)
+            if isinstance(picture, ItemError):
+                self._fail(requests, picture)
+            else:
+                questions |= {each.key: Question.of(each, picture) for each in requests}
+        if ready.batch.too_large:
+            with self._changed:
+                self._give_up(ready.batch, questions, self._planner.refusal(ready.batch))
+        else:
+            self._answer(ready.batch, questions)
+
+    def _answer(self, batch: Batch[Group], questions: dict[str, Question]) -> None:
+        """Answer those of `questions` that are in `batch`; as they are answered, they leave `questions`."""
+        asked = [questions[request.key] for request in _requests(batch) if request.key in questions]
+        if not asked:
+            return
+
+        def take(result: Result) -> None:
+            del questions[result.key]
+            # what repeats itself is cut off, but was generated
+            is_cut = result.finish_reason == "repetition"
+            with self._changed:
+                self._planner.observe([self._captioner.num_reached_tokens if is_cut else result.output_tokens])
+            self._done.put(result)
+
+        if (failure := self._try(asked, take)) is None:
+            return
+        if failure.is_out_of_memory:
+            self._answer_halves(batch, questions)
+        elif len(batch.shares) > 1:  # which of the pictures it was shows when each is alone
+            for part in self._planner.alone(batch):
+                self._answer(part, questions)
+        else:
+            self._give_up(batch, questions, InferenceError(f"the model failed on it: {failure.message}"))
+
+    def _give_up(self, batch: Batch[Group], questions: dict[str, Question], error: ItemError) -> None:
+        left = [questions.pop(request.key).request for request in _requests(batch) if request.key in questions]
+        self._fail(left, error)
+
+    def _try(self, asked: Sequence[Question], take: Callable[[Result], None]) -> _Failure | None:
+        """What went wrong, but not the error itself, which holds tensors. Raises EngineError for a lost device."""
+        try:
+            self._captioner.answer(asked, take)
+        except AbandonedError:
+            return None
+        except Exception as error:
+            if _is_device_lost(error):
+                raise _device_lost(error) from error
+            return _Failure(is_out_of_memory(error), _described(error))
+        return None
+
+    def _answer_halves(self, batch: Batch[Group], questions: dict[str, Question]) -> None:
+        try:
+            release_memory(self._captioner.device)
+        except torch.AcceleratorError as error:
+            raise _device_lost(error) from error
+        try:
+            with self._changed:
+                halves = self._planner.halve(batch, num_reached_tokens=self._captioner.num_reached_tokens)
+        except OutOfMemoryError as error:
+            return self._give_up(batch, questions, error)
+        for half in halves:
+            self._answer(half, questions)
+        return None
+
+    def _fail(self, requests: Iterable[Request], error: ItemError) -> None:
+        for request in requests:
+            self._done.put(Result.failed(request, error))
+
+
+def _groups(requests: Iterable[Request | Idle]) -> Iterator[Group | Idle]:
+    """The requests of each item together."""
+    group: list[Request] = []
+    for request in requests:
+        if isinstance(request, Idle):
+            yield request
+            continue
+        group.append(request)
+        if not request.num_following:
+            yield group
+            group = []
+    if group:  # stopped in the middle of an item
+        yield group
+
+
+def _look_at(group: Group | Idle) -> _Look | Idle:
+    """Read the header of a picture, which is fetched first if it isn't here."""
+    if isinstance(group, Idle):
+        return group
+    item, settings = group[0].item, group[0].settings
+    try:
+        if item.error:
+            raise item.error
+        media = brought_here(item.media, settings.transfer)
+        if media is not item.media:
+            group = [replace(request, item=replace(request.item, media=media)) for request in group]
+        return _Look(group, probe(group[0].item, settings))
+    except ItemError as error:
+        return _Look(group, error)
+
+
+def _is_last(share: Share[Group]) -> bool:
+    """Whether no later batch has more rows of the picture."""
+    return share.rows[-1] == len(share.picture.what) - 1
+
+
+def _requests_of(share: Share[Group]) -> list[Request]:
+    return [share.picture.what[row] for row in share.rows]
+
+
+def _requests(batch: Batch[Group]) -> list[Request]:
+    return [request for share in batch.shares for request in _requests_of(share)]
+
+
+def _is_device_lost(error: Exception) -> bool:
+    """Whether a GPU is of no more use to this process, as after an illegal access."""
+    return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
+
+
+def _device_lost(error: Exception) -> EngineError:
+    hint = "What was finished is kept: run the same command again."
+    return EngineError(f"the device failed: {_described(error)}", hint=hint)
+
+
+def _described(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).strip()[:300]}"

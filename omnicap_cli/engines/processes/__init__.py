@@ -1,0 +1,1 @@
+"""Processes of engines on the CPU. May import `core`."""

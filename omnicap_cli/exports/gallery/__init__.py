@@ -1,0 +1,1 @@
+"""The page on which people review captions. May import `exports`, `media` and `core`."""

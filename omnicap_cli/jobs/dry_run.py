@@ -1,0 +1,66 @@
+"""What a run would do, counted without doing it. It opens headers, no pixels, and writes nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from omnicap_cli.core.runs.journal import Contents
+from omnicap_cli.core.runs.planning import RequestPlan
+from omnicap_cli.core.runs.records import Item, Settings
+from omnicap_cli.engines.registry import Forecast
+from omnicap_cli.errors import ItemError
+from omnicap_cli.media.decode import probe
+from omnicap_cli.media.images import Size
+from omnicap_cli.media.names import is_url
+
+
+def count_plan(
+    items: Iterable[Item],
+    plan: RequestPlan,
+    contents: Contents | None,
+    *,
+    retry_failed: bool,
+    forecast: Forecast | None = None,
+) -> dict[str, float]:
+    """What a run over `items` would find: counts by name, and the pixels in millions, read from headers alone.
+
+    What is behind a URL is counted and not measured. `forecast` adds what the engine makes of it.
+    """
+    names = ("items", "unreadable", "megapixels", "requests", "done", "failed_before", "to_do")
+    counts: dict[str, float] = dict.fromkeys(names, 0)
+    for item in items:
+        counts["items"] += 1
+        size, is_unreadable = None, False
+        try:
+            size = _size(item, plan.settings)
+        except ItemError:
+            is_unreadable = True
+        counts["megapixels"] += math.prod(size) / 1e6 if size else 0
+        if contents is None and forecast is None and not plan.fill_columns:  # nothing needs a request
+            counts["unreadable"] += is_unreadable
+            counts["requests"] += len(plan.prompts)
+            counts["to_do"] += len(plan.prompts)
+            continue
+        to_do = []
+        requests = plan.requests_of(item)
+        counts["unreadable"] += is_unreadable or any(request.item.error for request in requests)
+        for request in requests:
+            known = contents.known(request.key) if contents else None
+            counts["requests"] += 1
+            counts["done"] += known is not None and known.status == "ok"
+            counts["failed_before"] += known is not None and known.status == "error"
+            if known is None or (retry_failed and known.status == "error"):
+                to_do.append(request)
+        counts["to_do"] += len(to_do)
+        if forecast and to_do and size:
+            forecast.add(to_do, width=size.width, height=size.height)
+    counts["megapixels"] = round(counts["megapixels"], 2)
+    return counts | (forecast.named() if forecast else {})
+
+
+def _size(item: Item, settings: Settings) -> Size | None:
+    """None for what would have to be downloaded first."""
+    if not item.error and item.media.content is None and is_url(item.media.path):
+        return None
+    return probe(item, settings)

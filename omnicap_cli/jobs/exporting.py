@@ -1,0 +1,15 @@
+"""One export from its configuration to its exit code, for `convert` and `caption -o`: with its messages."""
+
+from __future__ import annotations
+
+from omnicap_cli.exports.forms import ExportConfig, export
+from omnicap_cli.terminal.console import Console
+
+
+def run_export(config: ExportConfig, console: Console) -> int:
+    """Write a journal in the form that is asked for; the exit code."""
+    outcome = export(config, show=console.data)
+    for warning in outcome.warnings:
+        console.warning(warning)
+    console.info(outcome.summary(config.target))
+    return outcome.exit_code

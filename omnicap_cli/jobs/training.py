@@ -1,0 +1,170 @@
+"""One run of `omnicap train` from its options to its exit code: with its messages, and in several processes."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from omnicap_cli.core.files.atomic import replacing
+from omnicap_cli.core.runs.journal import write_error
+from omnicap_cli.errors import ITEMS_FAILED, OptionError
+from omnicap_cli.terminal.console import Console
+from omnicap_cli.terminal.interrupts import Interrupts, graceful
+from omnicap_cli.terminal.progress import make_progress
+from omnicap_cli.terminal.training_views import plan_lines, show_train_plan, show_train_report
+from omnicap_cli.training.config.sections import TrainConfig
+from omnicap_cli.training.slurm import GPUS_PER_NODE, batch_file
+
+if TYPE_CHECKING:
+    from omnicap_cli.training.run import TrainPlan
+
+_LAUNCHING: Final = {"--nproc": True, "--slurm": True, "--nodes": True, "--gpus-per-node": True, "--overwrite": False}
+"""Options that say where to start a run, and whether a value comes after."""
+
+_SHUTDOWN_SECONDS: Final = "600"  # that torchrun leaves its processes for a checkpoint; of itself, 30
+
+
+def run_train(
+    path: Path, overrides: Sequence[str], console: Console, *, force: bool, dry_run: bool, as_json: bool
+) -> int:
+    """Train, or only show what would happen; the exit code."""
+    config = TrainConfig.read(path, overrides, console.warning)
+    config.check_files()
+    from omnicap_cli.training.run import Run
+
+    run = Run(config, force=force)
+    if dry_run:
+        if run.is_main:
+            show_train_plan(console, run.describe(), as_json=as_json)
+        run.close()
+        return 0
+    quiet = console if run.is_main else Console(level=0)
+    if run.num_idle_gpus:
+        quiet.warning(f"{run.num_idle_gpus} GPUs have nothing to do: --nproc {run.num_idle_gpus + 1} uses all")
+    with graceful(
+        lambda: quiet.info("stopping after this step, with a checkpoint; again to stop at once"), _nothing
+    ) as (interrupts):
+        watcher = _Watcher(quiet, interrupts)
+        try:
+            with contextlib.redirect_stdout(sys.stderr):  # some of those that report_to names speak there
+                report = run.train(watcher)
+        finally:
+            watcher.end()
+    run.close()
+    if run.is_main:
+        show_train_report(console, report, as_json=as_json)
+    if report.num_skipped:
+        quiet.warning(f"left out, as their media couldn't be read: {report.num_skipped:,} samples")
+    if report.num_uncuttable:
+        why = "a cut at data.max_length would go through a picture"
+        quiet.warning(f"left out, as {why}: {report.num_uncuttable:,} samples")
+    if report.was_stopped:
+        quiet.info("interrupted; run the same command again to go on")
+        return interrupts.exit_code or 1
+    # a launcher takes any code but 0 for a crash
+    return ITEMS_FAILED if report.num_skipped and run.num_processes == 1 else 0
+
+
+def start_processes(num_processes: int) -> int:
+    """The same command in `num_processes` processes of this machine, started by torchrun; the exit code."""
+    if num_processes < 1:
+        raise OptionError("--nproc", num_processes, "is no number of processes")
+    os.environ.pop("OMNICAP_NPROC", None)  # or each of them would start as many again
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", _SHUTDOWN_SECONDS)
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    words = ["--standalone", f"--nproc-per-node={num_processes}", "-m", "omnicap_cli", *_words_of_each_process()]
+    logging.disable()  # each process says itself what is wrong
+    try:
+        run.run(run.parse_args(words))  # type: ignore[no-untyped-call]
+    except SignalException as signalled:
+        return 128 + int(signalled.sigval)
+    except ChildFailedError as failed:
+        return max(failed.get_first_failure()[1].exitcode, 1)
+    return 0
+
+
+def write_batch_file(
+    target: Path,
+    config: TrainConfig,
+    console: Console,
+    *,
+    num_nodes: int | None,
+    gpus_per_node: int | None,
+    overwrite: bool,
+) -> None:
+    """Write a batch file for Slurm with the same command in it, and say how to submit it."""
+    if target.exists() and not overwrite:
+        raise OptionError("--slurm", str(target), "is there already", hint="--overwrite replaces it.")
+    text = batch_file(
+        _words_of_each_process(),
+        python=sys.executable,
+        name=config.logging.name or config.checkpoint.output.name,
+        num_nodes=1 if num_nodes is None else num_nodes,
+        gpus_per_node=GPUS_PER_NODE if gpus_per_node is None else gpus_per_node,
+    )
+    try:
+        with replacing(target) as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise write_error(target, error) from error
+    submit = shlex.join(["sbatch", "--time=24:00:00", str(target)])
+    console.info(f"{target} written; submit it from this folder: {submit}")
+
+
+def _words_of_each_process() -> list[str]:
+    """The command line without what says where to start it."""
+    kept, words = [], iter(sys.argv[1:])
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if name not in _LAUNCHING:
+            kept.append(word)
+        elif _LAUNCHING[name] and not equals:
+            next(words, None)
+    return kept
+
+
+class _Watcher:
+    """Shows a run on a terminal, and stops it when the user wants that."""
+
+    def __init__(self, console: Console, interrupts: Interrupts) -> None:
+        self._console, self._interrupts = console, interrupts
+        self._progress = make_progress(console, on_terminal=console.is_terminal)
+        self._num_before: int | None = None
+
+    def begin(self, plan: TrainPlan) -> None:
+        for line in plan_lines(plan):
+            self._console.info(line)
+        self._progress.num_total = plan.num_steps
+
+    def step(self, step: int, values: Mapping[str, Any]) -> None:
+        if self._num_before is None:
+            self._num_before = step - 1
+        if "eval_loss" in values:
+            self._console.info(f"step {values['step']:,}: held-out loss {values['eval_loss']:.4f}")
+        if "loss" in values:
+            self._progress.details = (
+                f"loss {values['loss']:.4f}, rate {values['learning_rate']:.2e}, "
+                f"{values['tokens_per_second']:,.0f} tokens/s, "
+                f"{values['supervised_tokens']:,.0f} supervised, fill {values['fill']:.0%}"
+            )
+        self._progress.update(num_finished=step - self._num_before, num_handled=step, num_failed=0)
+
+    def stops(self) -> bool:
+        return self._interrupts.stop.is_set()
+
+    def end(self) -> None:
+        """Nothing more will be shown."""
+        self._progress.stop()
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,62 @@
+"""From a reference to an open file: on disk, inside an archive, behind a URL, or in memory. It decodes nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import BinaryIO
+
+from omnicap_cli.core.runs.records import MediaRef, Span, Transfer
+from omnicap_cli.errors import DecodeError, TooLargeError
+from omnicap_cli.media.local_files import open_file, unreadable
+from omnicap_cli.media.remote import urls
+
+_last_fetched: dict[str, bytes] = {}  # of the pages of one document, which come one after the other
+
+
+@contextlib.contextmanager
+def opened(media: MediaRef, transfer: Transfer) -> Iterator[BinaryIO]:
+    """The file of a picture or document, seekable. Raises an ItemError where it can't be had."""
+    if media.content is not None:
+        yield io.BytesIO(media.content)
+    elif urls.is_url(media.path):
+        yield io.BytesIO(_fetched(media, transfer))
+    elif media.span is not None:
+        yield io.BytesIO(_part(media.path, media.span, transfer))
+    else:
+        with open_file(media.path) as file:
+            yield file
+
+
+def brought_here(media: MediaRef, transfer: Transfer) -> MediaRef:
+    """The same, with the file in memory if it comes from elsewhere. Raises an ItemError where it can't be had."""
+    if media.content is not None or not urls.is_url(media.path):
+        return media
+    return replace(media, content=_fetched(media, transfer))
+
+
+def _fetched(media: MediaRef, transfer: Transfer) -> bytes:
+    if media.page is None:
+        return urls.fetch(media.path, transfer)
+    content = _last_fetched.get(media.path)
+    if content is None:
+        content = urls.fetch(media.path, transfer)
+        _last_fetched.clear()
+        _last_fetched[media.path] = content
+    return content
+
+
+def _part(path: str, span: Span, transfer: Transfer) -> bytes:
+    if span.num_bytes > transfer.max_bytes:
+        raise TooLargeError(f"{span.num_bytes:,} bytes in an archive are more than --max-file-bytes")
+    try:
+        with open_file(path) as file:
+            file.seek(span.offset_bytes)
+            content = file.read(span.num_bytes)
+    except OSError as error:
+        raise unreadable(error) from error
+    if len(content) < span.num_bytes:
+        raise DecodeError(f"the archive ends {len(content):,} bytes into it, of {span.num_bytes:,}")
+    return content

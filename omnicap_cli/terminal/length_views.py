@@ -1,0 +1,81 @@
+"""How lengths of sequences look to a person, and what a merge of a data set found. `Console` does the writing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import orjson
+
+from omnicap_cli.core.files.text import without_surrogates
+from omnicap_cli.media.names import printable
+from omnicap_cli.terminal.console import Console
+
+if TYPE_CHECKING:
+    from omnicap_cli.datasets.lengths import LengthCounts
+    from omnicap_cli.datasets.merging.merge_splits import DataMergeReport
+
+_EIGHTHS: Final = ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")
+_MAX_BAR: Final = 40
+_NUM_SPACES: Final = 6  # of a line
+
+
+def length_lines(lengths: LengthCounts, width: int = 80) -> list[str]:
+    """What a person wants to know of lengths in tokens: a line of figures, then the histogram. Nothing of none."""
+    if not lengths.num_sequences:
+        return []
+    figures = (f"{name} {value:,}" for name, value in lengths.summary().items())
+    return [f"lengths: {', '.join(figures)}", *histogram_lines(lengths, width)]
+
+
+def histogram_lines(lengths: LengthCounts, width: int) -> list[str]:
+    """A line for each bucket, of at most `width` columns if these are 50 or more: lengths, bar, count and share.
+
+    A bucket that is not empty has a bar, however small.
+    """
+    buckets = lengths.histogram()
+    if not buckets:
+        return []
+    ranges = [f"{bucket.low:,}-{bucket.high:,}" for bucket in buckets]
+    counts = [f"{bucket.num_sequences:,}" for bucket in buckets]
+    shares = [f"{bucket.num_sequences / lengths.num_sequences:.1%}" for bucket in buckets]
+    widths = [max(map(len, column)) for column in (ranges, counts, shares)]
+    bar_width = min(_MAX_BAR, max(1, width - sum(widths) - _NUM_SPACES))
+    most = max(bucket.num_sequences for bucket in buckets)
+    bars = [_bar(bucket.num_sequences, most, bar_width) for bucket in buckets]
+    return [
+        f"{of:>{widths[0]}}  {bar:<{bar_width}}  {count:>{widths[1]}}  {share:>{widths[2]}}"
+        for of, bar, count, share in zip(ranges, bars, counts, shares, strict=True)
+    ]
+
+
+def show_data_merge(console: Console, report: DataMergeReport, *, as_json: bool, width: int = 80) -> None:
+    """What `omnicap merge` joined of a data set, or would."""
+    if as_json or not console.data_is_terminal:
+        option = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+        return console.data(orjson.dumps(without_surrogates(report.as_json()), option=option))
+    rows = _merge_rows(report)
+    name_width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        console.text(f"{name:<{name_width}}  {value}")
+    for line in length_lines(report.lengths, width):
+        console.text(line)
+    return None
+
+
+def _merge_rows(report: DataMergeReport) -> list[tuple[str, str]]:
+    return [
+        ("records", f"{report.num_records:,}"),
+        ("duplicates", f"{report.num_duplicates:,}, dropped"),
+        ("broken lines", f"{report.num_broken_lines:,}, left out"),
+        *((f"  {reason.replace('_', ' ')}", f"{count:,}") for reason, count in report.broken_lines.items()),
+        ("tokens", f"{report.num_sequence_tokens:,}"),
+        ("  of texts", f"{report.num_text_tokens:,}"),
+        ("  of pictures", f"{report.num_image_tokens:,}"),
+        ("files", f"{report.num_files:,}"),
+        ("output", printable(report.output or "") if report.written else "nothing written"),
+    ]
+
+
+def _bar(count: int, most: int, width: int) -> str:
+    num_eighths = max(round(count * width * 8 / most), min(count, 1))
+    return "█" * (num_eighths // 8) + _EIGHTHS[num_eighths % 8]

@@ -1,0 +1,57 @@
+"""What `omnicap train` shows: what is going to happen, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from omnicap_cli.core.models.memory import gigabytes
+from omnicap_cli.media.names import printable
+from omnicap_cli.terminal.console import Console
+from omnicap_cli.terminal.views import rows_as_lines, show_json
+
+if TYPE_CHECKING:
+    from omnicap_cli.training.run import TrainPlan, TrainReport
+
+
+def show_train_plan(console: Console, plan: TrainPlan, *, as_json: bool) -> None:
+    """On the standard output, for `--dry-run`."""
+    if as_json or not console.data_is_terminal:
+        return show_json(console, plan.as_json())
+    for line in plan_lines(plan):
+        console.text(line)
+    return None
+
+
+def show_train_report(console: Console, report: TrainReport, *, as_json: bool) -> None:
+    """How it ended."""
+    if as_json or not console.data_is_terminal:
+        return show_json(console, asdict(report))
+    rows = [("steps", f"{report.num_steps:,}"), ("checkpoint", printable(report.checkpoint))]
+    for name, loss in (("loss", report.loss), ("held-out loss", report.eval_loss)):
+        if loss is not None:
+            rows.append((name, f"{loss:.4f}"))
+    for line in rows_as_lines(rows):
+        console.text(line)
+    return None
+
+
+def plan_lines(plan: TrainPlan) -> Iterator[str]:
+    """A table."""
+    rows = []
+    for each in plan.sets:
+        long = f", {each.num_too_long:,} longer than data.max_length" if each.num_too_long else ""
+        of_all = f"{each.num_samples:,} samples of {each.num_records:,} records"
+        rows.append((printable(each.label), f"{of_all}, {each.num_tokens:,} tokens{long}"))
+    rows += [
+        ("samples", f"{plan.num_samples:,}, {plan.num_tokens:,} tokens, all epochs together"),
+        ("batches", f"{plan.num_batches:,} of {plan.num_rows:,} sequences, {plan.fill:.1%} full"),
+        ("steps", f"{plan.num_steps:,}" + (f", in {plan.num_processes} processes" if plan.num_processes > 1 else "")),
+    ]
+    rows += [(part, f"{learnt:,} of {number:,} parameters learn") for part, (number, learnt) in plan.parameters.items()]
+    rows.append(("memory", f"{gigabytes(plan.state_bytes)} for weights, gradients and optimiser; activations on top"))
+    rows.append(("output", printable(plan.output)))
+    if plan.resumed_from:
+        rows.append(("goes on from", plan.resumed_from))
+    yield from rows_as_lines(rows)

@@ -1,1 +1,0 @@
-"""Token counts for a training set: what training will feed the model, known beforehand."""

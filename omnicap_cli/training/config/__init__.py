@@ -1,0 +1,1 @@
+"""What a training configuration may say, and how it is read and compared. May import `core` alone."""

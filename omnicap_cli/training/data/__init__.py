@@ -1,0 +1,1 @@
+"""Samples of a training run, from records to batches. May import `training.config`, `datasets`, `media` and `core`."""

@@ -1,0 +1,1 @@
+"""A checkpoint as a model folder. May import `training` and `core`."""
