@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from omnicap_cli.commands.options import AsJson, Debug, NoColor, OptionsFile, Quiet, Verbose, make_console, option
+from omnicap_cli.core.files.words import printable
 
 
 def export(
@@ -38,7 +39,6 @@ def export(
 
     An adapter is merged into the model that it was trained on. It takes memory for all weights, and no GPU.
     """
-    from omnicap_cli.media.names import printable
     from omnicap_cli.terminal.export_views import show_model_export
     from omnicap_cli.training.export.model_folder import ModelExportConfig, export_checkpoint
 

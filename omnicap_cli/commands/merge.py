@@ -9,6 +9,7 @@ from typing import Annotated, TypedDict
 import typer
 
 from omnicap_cli.commands.options import AsJson, Debug, NoColor, OptionsFile, Quiet, Verbose, make_console, option
+from omnicap_cli.core.files.words import printable
 from omnicap_cli.errors import ITEMS_FAILED, UsageError
 from omnicap_cli.terminal.console import Console
 
@@ -89,7 +90,6 @@ def _merge(console: Console, choices: _Choices, data_only: dict[str, bool], *, a
 
 def _merge_data(console: Console, choices: _Choices, data_only: dict[str, bool], *, as_json: bool) -> int:
     from omnicap_cli.datasets.merging.merge_splits import DataMergeConfig, merge_data
-    from omnicap_cli.media.names import printable
     from omnicap_cli.terminal.length_views import show_data_merge
 
     report = merge_data(DataMergeConfig(**choices, **data_only), lambda message: console.warning(printable(message)))
@@ -99,7 +99,6 @@ def _merge_data(console: Console, choices: _Choices, data_only: dict[str, bool],
 
 def _merge_journals(console: Console, choices: _Choices, *, as_json: bool) -> int:
     from omnicap_cli.core.runs.journal_merging import MergeConfig, merge_journals
-    from omnicap_cli.media.names import printable
     from omnicap_cli.terminal.views import show_merge
 
     config = MergeConfig(**choices, command=("omnicap", *sys.argv[1:]))

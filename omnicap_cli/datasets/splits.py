@@ -10,8 +10,7 @@ from typing import Any, Final
 import orjson
 
 from omnicap_cli import __version__
-from omnicap_cli.core.files.atomic import replacing
-from omnicap_cli.core.runs.journal import write_error
+from omnicap_cli.core.files.atomic import replacing, write_error
 from omnicap_cli.datasets.lengths import LengthCounts
 from omnicap_cli.errors import JournalError
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from omnicap_cli import __version__
+from omnicap_cli.core.files.words import gigabytes
 from omnicap_cli.engines.registry import ENGINES
 from omnicap_cli.errors import OmnicapError
 
@@ -78,7 +79,6 @@ def _gpu() -> Finding:
         found = "an NVIDIA driver, but no torch to use it" if shutil.which("nvidia-smi") else "no NVIDIA driver found"
         return Finding(name="GPU", ok=False, detail=found)
     from omnicap_cli.core.models.machine import read_machine
-    from omnicap_cli.core.models.memory import gigabytes
 
     try:
         machine = read_machine()

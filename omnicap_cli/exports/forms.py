@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final, Literal, Protocol
 
-from omnicap_cli.core.files.atomic import remove_leftovers, replacing
-from omnicap_cli.core.runs.journal import write_error
+from omnicap_cli.core.files.atomic import remove_leftovers, replacing, write_error
 from omnicap_cli.core.runs.journal_reading import Entry, JournalReader, Record, text_of
 from omnicap_cli.core.runs.records import Transfer
 from omnicap_cli.core.runs.run_note import RunMeta, find_journal

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 from urllib.parse import unquote
 
-from omnicap_cli.core.files.atomic import PARTIAL_SUFFIX, remove_leftovers
-from omnicap_cli.core.runs.journal import write_error
+from omnicap_cli.core.files.atomic import PARTIAL_SUFFIX, remove_leftovers, write_error
 from omnicap_cli.core.runs.journal_reading import Record, digest, text_of
 from omnicap_cli.core.runs.key_index import KeyIndex
 

@@ -18,8 +18,7 @@ from typing import Final, NamedTuple
 
 import orjson
 
-from omnicap_cli.core.files.atomic import PARTIAL_SUFFIX, remove_leftovers, sync_folder
-from omnicap_cli.core.runs.journal import write_error
+from omnicap_cli.core.files.atomic import PARTIAL_SUFFIX, remove_leftovers, sync_folder, write_error
 from omnicap_cli.core.runs.journal_reading import Record, text_of
 from omnicap_cli.errors import OptionError
 from omnicap_cli.exports.forms import NO_PICTURE, REPLACE_HINT, ExportJob

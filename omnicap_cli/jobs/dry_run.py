@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from omnicap_cli.core.runs.engine import Forecast
 from omnicap_cli.core.runs.journal import Contents
 from omnicap_cli.core.runs.planning import RequestPlan
 from omnicap_cli.core.runs.records import Item, Settings
-from omnicap_cli.engines.registry import Forecast
 from omnicap_cli.errors import ItemError
 from omnicap_cli.media.decode import probe
 from omnicap_cli.media.images import Size

@@ -7,12 +7,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
+from omnicap_cli.core.files.words import duration, printable
 from omnicap_cli.core.runs.pipeline import Tally
 from omnicap_cli.core.runs.records import Request, Result
 from omnicap_cli.core.runs.run_note import RunMeta
-from omnicap_cli.media.names import printable
 from omnicap_cli.terminal.console import Console
-from omnicap_cli.terminal.progress import duration, make_progress
+from omnicap_cli.terminal.progress import make_progress
 
 _MAX_SHOWN_ERRORS: Final = 10
 _NOTE_SECONDS: Final = 2.0

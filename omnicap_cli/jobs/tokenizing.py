@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from omnicap_cli.core.files.text import without_surrogates
+from omnicap_cli.core.files.words import printable
 from omnicap_cli.core.models.machine import num_cores
 from omnicap_cli.datasets.tokenizing.all_splits import TokenizeConfig, plan, tokenize
 from omnicap_cli.datasets.tokenizing.split_run import Step, StoppedError
 from omnicap_cli.errors import ITEMS_FAILED, UsageError
-from omnicap_cli.media.names import printable
 from omnicap_cli.terminal.console import Console, open_stdin
 from omnicap_cli.terminal.interrupts import graceful
 from omnicap_cli.terminal.progress import make_progress

@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from omnicap_cli.core.files.atomic import replacing
-from omnicap_cli.core.runs.journal import write_error
+from omnicap_cli.core.files.atomic import replacing, write_error
 from omnicap_cli.errors import ITEMS_FAILED, OptionError
 from omnicap_cli.terminal.console import Console
 from omnicap_cli.terminal.interrupts import Interrupts, graceful

@@ -16,10 +16,10 @@ from typing import Any, BinaryIO, Final
 
 import orjson
 
+from omnicap_cli.core.files.words import printable
 from omnicap_cli.core.runs.records import Span
 from omnicap_cli.errors import DecodeError, EmptyFileError, ItemError, ManifestError, TooLargeError, UnsupportedError
 from omnicap_cli.media.manifests import plain
-from omnicap_cli.media.names import printable
 
 _BLOCK_BYTES: Final = tarfile.BLOCKSIZE
 _MAX_COLUMN_BYTES: Final = 16 << 20

@@ -25,9 +25,9 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import orjson
 
 from omnicap_cli.core.files.text import without_surrogates
+from omnicap_cli.core.files.words import one_line, printable
 from omnicap_cli.errors import ManifestError
 from omnicap_cli.media.local_files import unreadable
-from omnicap_cli.media.names import printable
 
 _MAX_FIELD_BYTES: Final = 1 << 28  # of one CSV field; Python's default of 128 KiB is less than a long caption
 _MAX_MESSAGE: Final = 200
@@ -66,18 +66,14 @@ def rows(file: BufferedFile, name: str, image_key: str) -> Iterator[Row]:
         raise ManifestError(f"the compressed manifest breaks off: {error}; the rows before that were taken") from error
     except OSError as error:
         if error.errno is None:  # of a library, about the content
-            raise ManifestError(f"it can't be read: {_one_line(error)}") from error
+            raise ManifestError(f"it can't be read: {one_line(error)}") from error
         raise unreadable(error) from error
 
 
 def _broken(number: int, error: Exception) -> ManifestError:
     if not number:
-        return ManifestError(f"it can't be read: {_one_line(error)}")
-    return ManifestError(f"broken after row {number}: {_one_line(error)}; the rows before that were taken")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:_MAX_MESSAGE]
+        return ManifestError(f"it can't be read: {one_line(error)}")
+    return ManifestError(f"broken after row {number}: {one_line(error)}; the rows before that were taken")
 
 
 def _json_lines(file: BufferedFile, _image_key: str) -> Iterator[Row]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
 from typing import Final, NamedTuple
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -137,14 +136,6 @@ def plain_path(path: str) -> str:
 def path_of_shown(shown: str) -> str:
     """The path that `shown_path` percent-encoded."""
     return os.fsdecode(unquote_to_bytes(shown))
-
-
-def printable(text: str) -> str:
-    """`text` for one line of a terminal: control characters, line breaks and lone surrogates escaped."""
-    return "".join(
-        character.encode("unicode_escape").decode() if unicodedata.category(character)[0] == "C" else character
-        for character in text
-    )
 
 
 _SAFE: Final = bytes(range(0x20, 0x7F)).replace(b"%", b"")

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 
+from omnicap_cli.core.files.words import printable
 from omnicap_cli.core.runs.records import Item, MediaRef, Settings, Span, Transfer
 from omnicap_cli.errors import DecodeError, NotFoundError
 from omnicap_cli.media import archives, manifests
@@ -24,7 +25,6 @@ from omnicap_cli.media.names import (
     is_media_name,
     is_url,
     path_of_shown,
-    printable,
     split_member,
     suffix_of,
 )

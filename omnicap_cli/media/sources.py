@@ -15,6 +15,7 @@ from typing import BinaryIO, Final, Literal
 
 import orjson
 
+from omnicap_cli.core.files.words import printable
 from omnicap_cli.core.runs.key_index import KEY_BYTES, KeyIndex
 from omnicap_cli.core.runs.records import Item, MediaRef, Transfer
 from omnicap_cli.core.runs.shard import Shard
@@ -31,7 +32,6 @@ from omnicap_cli.media.names import (
     is_url,
     member_name,
     plain_path,
-    printable,
     shown_path,
     suffix_of,
 )

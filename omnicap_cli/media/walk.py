@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Final
 from urllib.parse import urljoin
 
+from omnicap_cli.core.files.words import printable
 from omnicap_cli.core.runs.records import Transfer
 from omnicap_cli.errors import ItemError, LinkLoopError, ManifestError, OmnicapError
 from omnicap_cli.media import manifests
@@ -29,7 +30,6 @@ from omnicap_cli.media.names import (
     is_elsewhere,
     is_media_name,
     is_url,
-    printable,
     shown_path,
 )
 from omnicap_cli.media.remote import urls

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from omnicap_cli.core.files.atomic import replacing
+from omnicap_cli.core.files.words import printable
 from omnicap_cli.core.prompts.catalogue import Catalogue
 from omnicap_cli.errors import OmnicapError, OptionError
-from omnicap_cli.media.names import printable
 from omnicap_cli.prompt_import.script import read_script
 from omnicap_cli.prompt_import.search import find_prompts
 from omnicap_cli.prompt_import.writing import as_toml, check_toml

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from omnicap_cli.core.files.words import printable
 from omnicap_cli.errors import OmnicapError, OptionError
-from omnicap_cli.media.names import printable
 
 MAX_SCRIPT_BYTES: Final = 2_000_000  # a syntax tree may take 500 times as much memory
 _MAX_SHOWN: Final = 80

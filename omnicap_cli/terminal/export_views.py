@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from omnicap_cli.media.names import printable
+from omnicap_cli.core.files.words import printable
 from omnicap_cli.terminal.console import Console
 from omnicap_cli.terminal.views import rows_as_lines, show_json
 

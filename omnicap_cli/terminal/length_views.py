@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from omnicap_cli.core.files.text import without_surrogates
-from omnicap_cli.media.names import printable
+from omnicap_cli.core.files.words import printable
 from omnicap_cli.terminal.console import Console
 
 if TYPE_CHECKING:

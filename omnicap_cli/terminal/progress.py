@@ -6,6 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
+from omnicap_cli.core.files.words import duration
 from omnicap_cli.terminal.console import Console
 
 if TYPE_CHECKING:
@@ -89,12 +90,3 @@ def make_progress(console: Console, *, on_terminal: bool) -> Progress:
     """A bar if `on_terminal`, else lines; nothing with --quiet."""
     kind = Progress if console.level < 1 else _Bar if on_terminal else _Lines
     return kind(console)
-
-
-def duration(seconds: float) -> str:
-    """`seconds` as a person says it: 42 s, 3 min 20 s, 5 h 12 min, 3 d 4 h."""
-    seconds = max(0, round(seconds))
-    for size, unit, small_size, small_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if seconds >= size:
-            return f"{seconds // size} {unit} {seconds % size // small_size} {small_unit}"
-    return f"{seconds} s"

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from omnicap_cli.core.models.memory import gigabytes
-from omnicap_cli.media.names import printable
+from omnicap_cli.core.files.words import gigabytes, printable
 from omnicap_cli.terminal.console import Console
 from omnicap_cli.terminal.views import rows_as_lines, show_json
 

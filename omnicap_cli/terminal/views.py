@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from omnicap_cli.core.files.text import without_surrogates
-from omnicap_cli.media.names import printable
+from omnicap_cli.core.files.words import duration, printable
 from omnicap_cli.terminal.console import Console
-from omnicap_cli.terminal.progress import duration
 
 if TYPE_CHECKING:
     from omnicap_cli.core.prompts.catalogue import Catalogue

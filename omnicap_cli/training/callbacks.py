@@ -13,8 +13,7 @@ from typing import Any, Protocol
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from omnicap_cli.core.files.atomic import replacing
-from omnicap_cli.core.runs.journal import write_error
+from omnicap_cli.core.files.atomic import replacing, write_error
 from omnicap_cli.training.collective import failing_together
 from omnicap_cli.training.config.sections import TrainConfig
 from omnicap_cli.training.eval_captions import EvalCaptions

@@ -14,7 +14,7 @@ from typing import Any, Final
 from omnicap_cli import __version__
 from omnicap_cli.core.files.atomic import sync_folder
 from omnicap_cli.core.files.folders import sync_tree
-from omnicap_cli.core.models.memory import gigabytes
+from omnicap_cli.core.files.words import gigabytes
 from omnicap_cli.errors import OmnicapError
 from omnicap_cli.training.collective import failing_together
 

@@ -21,11 +21,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from support.media_samples import encrypted_pdf, pdf, permissions_bind, run_bound_by_permissions, solid_png
 
+from omnicap_cli.core.files.words import printable
 from omnicap_cli.core.runs.records import Item, MediaRef, Settings
 from omnicap_cli.errors import AccessError, OmnicapError
 from omnicap_cli.media import local_files, sources, walk
 from omnicap_cli.media.decode import decode
-from omnicap_cli.media.names import bare, chain_of, path_of_shown, printable, shown_path, suffix_of
+from omnicap_cli.media.names import bare, chain_of, path_of_shown, shown_path, suffix_of
 from omnicap_cli.media.sources import Sources, unique_items
 
 PNG = solid_png()

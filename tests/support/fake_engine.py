@@ -16,8 +16,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from omnicap_cli.core.runs.engine import Engine
 from omnicap_cli.core.runs.records import EngineIdentity, Idle, Request, Result
-from omnicap_cli.engines.registry import Engine, EngineOptions
+from omnicap_cli.engines.registry import EngineOptions
 from omnicap_cli.errors import EngineError, InferenceError, ItemError
 from omnicap_cli.media.open_media import opened
 

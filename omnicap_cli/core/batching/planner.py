@@ -13,7 +13,7 @@ from typing import Final, Generic, TypeVar
 from omnicap_cli.core.batching.answer_lengths import AnswerLengths
 from omnicap_cli.core.batching.footprint import Footprint, Load, ModelShape, total
 from omnicap_cli.core.batching.window import Waiting, Window
-from omnicap_cli.core.models.memory import gigabytes
+from omnicap_cli.core.files.words import gigabytes
 from omnicap_cli.errors import OutOfMemoryError
 
 T = TypeVar("T")

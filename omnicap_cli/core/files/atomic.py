@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
 
+from omnicap_cli.errors import JournalWriteError
+
 PARTIAL_SUFFIX: Final = ".partial"
 
 
@@ -32,6 +34,32 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         partial.unlink(missing_ok=True)
         raise
     sync_folder(target.parent)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[IO[bytes]]:
+    """As `replacing`, for what a user asked for: its folder is made. Raises JournalWriteError."""
+    with write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            yield file
+
+
+@contextlib.contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """What the system says while `path` is written becomes a JournalWriteError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def write_error(path: Path, error: OSError) -> JournalWriteError:
+    """What the user is told when the disk doesn't take something."""
+    return JournalWriteError(
+        f"can't write {path}: {error.strerror or error}",
+        hint="Mend that, or choose another place. What is in it already is kept.",
+    )
 
 
 def remove_leftovers(target: Path, *, is_locked: bool = False) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from omnicap_cli.core.runs.journal import write_error
+from omnicap_cli.core.files.atomic import write_error
 from omnicap_cli.errors import JournalLockedError
 
 

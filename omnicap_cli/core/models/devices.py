@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast, get_args
 
+from omnicap_cli.core.files.words import gigabytes
 from omnicap_cli.core.models.machine import Gpu, Machine, read_machine
-from omnicap_cli.core.models.memory import gigabytes
 from omnicap_cli.errors import EngineError, OptionError
 
 Dtype = Literal["float32", "bfloat16", "float16"]

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from omnicap_cli.core.files.words import gigabytes, listed
 from omnicap_cli.core.models.devices import WORKSPACE_BYTES, Placement
 from omnicap_cli.core.models.library_logs import libraries_quiet
 from omnicap_cli.core.models.machine import missing_extra
-from omnicap_cli.core.models.memory import free_bytes, gigabytes, is_out_of_memory, mentions_memory
+from omnicap_cli.core.models.memory import free_bytes, is_out_of_memory, mentions_memory
 from omnicap_cli.core.models.model_files import ModelFiles
-from omnicap_cli.core.models.weights import Weights, shortened
+from omnicap_cli.core.models.weights import Weights
 from omnicap_cli.errors import EngineError, MissingExtraError, OptionError
 
 if TYPE_CHECKING:
@@ -228,7 +229,7 @@ def check_weights(files: ModelFiles, info: Mapping[str, Any]) -> None:
         raise EngineError(f"{what}: {name} is {list(stored)} instead of {list(expected)}", hint=hint)
     if missing := sorted(info["missing_keys"]):
         what = f"{files.folder} lacks weights that a {files.model_type} has, {len(missing)} in all"
-        raise EngineError(f"{what}: {shortened(missing)}", hint=hint)
+        raise EngineError(f"{what}: {listed(missing)}", hint=hint)
 
 
 def _read_processor(folder: Path) -> Any:

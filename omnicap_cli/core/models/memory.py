@@ -78,11 +78,6 @@ def mentions_memory(text: str) -> bool:
     return any(words in text for words in _OUT_OF_MEMORY)
 
 
-def gigabytes(num_bytes: int) -> str:
-    """As people say it: `16.6 GB`, and MB below one."""
-    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"
-
-
 def cpu_free_bytes(root: Path = Path("/")) -> int:
     """The machine's available memory, or what the limits of our cgroups leave of it. `root` is where /proc is."""
     available = _available_bytes(root / "proc/meminfo")

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from omnicap_cli.core.files.words import listed
 from omnicap_cli.core.models.hub import fetch_config, fetch_model, fetch_processor
-from omnicap_cli.core.models.weights import Weights, read_object, read_weights, shortened
+from omnicap_cli.core.models.weights import Weights, read_object, read_weights
 from omnicap_cli.errors import EngineError, OptionError
 
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -136,7 +137,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise EngineError(what, hint=hint)
     if not path.exists():
         inside = sorted(below.parent.name for below in folder.glob("*/config.json"))
-        where = f"There is one in {shortened(inside)}: name that folder." if inside else _WHAT_TO_GIVE
+        where = f"There is one in {listed(inside)}: name that folder." if inside else _WHAT_TO_GIVE
         raise EngineError(f"{folder} has no config.json, so it holds no model", hint=where)
     config = read_object(path)
     if not isinstance(config.get("model_type"), str):

@@ -7,13 +7,14 @@ A safetensors file is 8 bytes with the length of a JSON header, the header, and 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import orjson
 
+from omnicap_cli.core.files.words import listed
 from omnicap_cli.core.models.devices import Placement
 from omnicap_cli.errors import EngineError
 
@@ -99,13 +100,6 @@ def read_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def shortened(names: Iterable[str]) -> str:
-    """The first few of `names`, and how many more there are."""
-    listed = list(names)
-    num_more = len(listed) - _NUM_NAMED
-    return ", ".join(listed[:_NUM_NAMED]) + (f" and {num_more} more" if num_more > 0 else "")
-
-
 def _weight_files(folder: Path) -> list[Path]:
     """In the order in which transformers looks for them."""
     if (folder / WEIGHTS).exists():
@@ -118,7 +112,7 @@ def _weight_files(folder: Path) -> list[Path]:
         raise EngineError(f"{index} names no weight files", hint=_AGAIN)
     names = sorted(set(places.values()))
     if missing := [name for name in names if not (folder / name).exists()]:
-        what = f"{len(missing)} of the {len(names)} weight files that {index} names are missing: {shortened(missing)}"
+        what = f"{len(missing)} of the {len(names)} weight files that {index} names are missing: {listed(missing)}"
         raise EngineError(what, hint="Copy or download them too.")
     return [folder / name for name in names]
 
@@ -126,14 +120,14 @@ def _weight_files(folder: Path) -> list[Path]:
 def _no_weights(folder: Path) -> EngineError:
     """What is there instead."""
     if shards := sorted(path.name for path in folder.glob("model-*-of-*.safetensors")):
-        what = f"{folder / INDEX} is missing; the weights in {shortened(shards)} can't be told apart without it"
+        what = f"{folder / INDEX} is missing; the weights in {listed(shards)} can't be told apart without it"
         return EngineError(what, hint=_AGAIN)
     if (folder / "zero_to_fp32.py").exists():
         what = f"{folder} has no {WEIGHTS}: its weights are in the parts that DeepSpeed left"
         return EngineError(what, hint=f"Join them: cd {folder} && python zero_to_fp32.py . . --safe_serialization")
     found = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
     if pickled := [name for name in found if not name.startswith(_NO_WEIGHTS)]:
-        what = f"{folder} has its weights in {shortened(pickled)}, which could run code: only safetensors are loaded"
+        what = f"{folder} has its weights in {listed(pickled)}, which could run code: only safetensors are loaded"
         code = "import sys, transformers; transformers.AutoModelForImageTextToText.from_pretrained("
         code += "sys.argv[1], dtype='auto').save_pretrained(sys.argv[1])"
         return EngineError(what, hint=f'If you trust them, convert them: python -c "{code}" {folder}')

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Final, Literal, NamedTuple
 import orjson
 from filelock import FileLock, Timeout
 
-from omnicap_cli.core.files.atomic import PARTIAL_SUFFIX, replacing, sync_folder
+from omnicap_cli.core.files.atomic import PARTIAL_SUFFIX, replacing, sync_folder, write_error
 from omnicap_cli.core.runs.key_index import KEY_BYTES, KeyIndex
 from omnicap_cli.errors import JournalError, JournalLockedError, JournalWriteError
 
@@ -295,11 +295,3 @@ def _pack(status: Literal["ok", "error"], attempts: int) -> int:
 
 def _unpack(value: int) -> Known:
     return Known("ok" if value & 1 else "error", value >> _ATTEMPTS_BITS)
-
-
-def write_error(path: Path, error: OSError) -> JournalWriteError:
-    """What the user is told when the disk doesn't take something."""
-    return JournalWriteError(
-        f"can't write {path}: {error.strerror or error}",
-        hint="Mend that, or choose another place. What is in it already is kept.",
-    )

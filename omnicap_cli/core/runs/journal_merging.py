@@ -10,14 +10,16 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
-from omnicap_cli.core.files.atomic import remove_leftovers, replacing
+from omnicap_cli.core.files.atomic import remove_leftovers, replacing, write_error
 from omnicap_cli.core.files.locks import locked
-from omnicap_cli.core.runs.journal import Contents, read_lines, write_error
+from omnicap_cli.core.files.outputs import check_output, lock_of, not_whole
+from omnicap_cli.core.files.words import listed
+from omnicap_cli.core.runs.journal import Contents, read_lines
 from omnicap_cli.core.runs.key_index import KeyIndex
 from omnicap_cli.core.runs.run_note import JOURNAL_SUFFIXES, RunMeta
 from omnicap_cli.core.runs.shard_gaps import (
@@ -27,7 +29,6 @@ from omnicap_cli.core.runs.shard_gaps import (
     common_settings,
     find_differences,
     find_gaps,
-    listed,
     read_sources,
 )
 from omnicap_cli.core.runs.status import Kinds
@@ -36,7 +37,6 @@ from omnicap_cli.errors import JournalError, OptionError, UsageError
 _DROPPED: Final = 0  # the fate of a line; of one that is kept it is 1 + the number of how its record ended
 _OK: Final = 1
 _NOT_WHOLE: Final = "the journals are not one whole run"
-_MAX_PROBLEMS: Final = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,41 +220,6 @@ def _reading(source: Source) -> Iterator[BinaryIO]:
             yield file
     except OSError as error:
         raise JournalError(f"can't read {source.path}: {error.strerror}") from error
-
-
-def lock_of(output: Path) -> Path:
-    """The file that a `Journal` of that name locks too."""
-    return Path(f"{output.resolve()}.lock")
-
-
-def check_output(
-    output: Path | None, inputs: Iterable[os.stat_result], *, overwrite: bool, kind: str = "journals"
-) -> None:
-    """Raises OptionError where the output may not be written. `kind` is what messages call the inputs."""
-    if output is None:
-        return
-    try:
-        output.resolve()  # a link that leads to itself has no place
-        found = output.stat() if output.exists() else None
-    except (OSError, RuntimeError) as error:
-        raise OptionError("--output", str(output), f"can't be used: {getattr(error, 'strerror', error)}") from error
-    if found is None:
-        return
-    if any(os.path.samestat(found, file) for file in inputs):
-        raise OptionError("--output", str(output), f"is one of the {kind} to merge", hint="Choose another place.")
-    if not output.is_file():
-        raise OptionError("--output", str(output), "is there and is not a file")
-    if not overwrite:
-        raise OptionError("--output", str(output), "is there already", hint="Pass --overwrite to replace it.")
-
-
-def not_whole(what: str, problems: Sequence[str]) -> JournalError:
-    """`what` keeps a merge from beginning, for the reasons in `problems`."""
-    shown = [*problems[:_MAX_PROBLEMS]]
-    if len(problems) > _MAX_PROBLEMS:
-        shown.append(f"and {len(problems) - _MAX_PROBLEMS:,} more")
-    hint = "Let what is missing run, or pass --allow-missing to merge what is there."
-    return JournalError("\n  ".join([f"{what}:", *shown]), hint=hint)
 
 
 def _changed(source: Source) -> JournalError:

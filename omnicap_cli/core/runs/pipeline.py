@@ -18,7 +18,7 @@ from omnicap_cli.core.runs.records import Idle, Request, Result, encode_record
 from omnicap_cli.errors import OptionError
 
 if TYPE_CHECKING:
-    from omnicap_cli.engines.registry import Engine
+    from omnicap_cli.core.runs.engine import Engine
 
 IDLE_SECONDS: Final = 0.5
 _WINDOW: Final = 4096  # requests planned but not yet durable: bounds memory, and how far results may overtake

@@ -13,9 +13,8 @@ from typing import Any, Final, Literal
 import orjson
 
 from omnicap_cli import __version__
-from omnicap_cli.core.files.atomic import is_running, replacing
+from omnicap_cli.core.files.atomic import is_running, replacing, write_error
 from omnicap_cli.core.files.text import without_surrogates
-from omnicap_cli.core.runs.journal import write_error
 from omnicap_cli.errors import JournalWriteError
 
 State = Literal["running", "finished", "interrupted", "failed"]

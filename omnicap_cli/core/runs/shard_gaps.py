@@ -12,6 +12,7 @@ from typing import Any, Final
 import orjson
 from filelock import FileLock, Timeout
 
+from omnicap_cli.core.files.words import listed, shortened
 from omnicap_cli.core.runs.run_note import RunMeta, find_journal
 from omnicap_cli.core.runs.shard import Shard
 from omnicap_cli.errors import JournalError, OptionError
@@ -45,13 +46,6 @@ def describe_shards(shards: Iterable[Shard]) -> str:
         indices.setdefault(shard.num_shards, []).append(str(shard.index))
     parts = (f"shard{'s' if len(of) > 1 else ''} {listed(of)} of {count}" for count, of in indices.items())
     return ", ".join(parts)
-
-
-def listed(words: list[str], *, max_shown: int = _MAX_LISTED) -> str:
-    """Words as a person lists them: a, b and c. Beyond `max_shown`, how many more there are."""
-    if len(words) > max_shown:
-        words = [*words[:max_shown], f"{len(words) - max_shown:,} more"]
-    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +125,10 @@ def find_differences(sources: Sequence[Source]) -> list[str]:
         for source, noted in settings:
             names.setdefault(orjson.dumps(noted.get(name)), []).append(str(source.path))
         if len(names) > 1:
-            values = (f"{_clipped(value)} in {listed(of, max_shown=2)}" for value, of in names.items())
+            values = (
+                f"{shortened(value.decode(), _MAX_VALUE_CHARACTERS)} in {listed(of, max_shown=2)}"
+                for value, of in names.items()
+            )
             found.append(f"{name} is not the same everywhere: {listed(list(values), max_shown=3)}")
     return found
 
@@ -210,8 +207,3 @@ def _noted(meta: RunMeta) -> dict[str, Any]:
     """What should be the same. Shards are parts of the same inputs, other runs may be of any."""
     noted = meta.settings | {"folder": meta.folder}
     return noted if meta.shard else {name: value for name, value in noted.items() if name != "inputs"}
-
-
-def _clipped(value: bytes) -> str:
-    text = value.decode()
-    return text if len(text) <= _MAX_VALUE_CHARACTERS else f"{text[:_MAX_VALUE_CHARACTERS]}…"

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+from omnicap_cli.core.files.words import first_line
 from omnicap_cli.core.runs.records import Prompt, Settings
 from omnicap_cli.core.tokens.pixel_grid import PixelGrid
 from omnicap_cli.errors import EngineError, InferenceError, OptionError
@@ -119,7 +120,7 @@ class Chat:
             ids, replayed = self._image_ids(inputs), self._render(prompt, inputs)
             types = self._processor.create_mm_token_type_ids(real["input_ids"]) if _TYPE_NAMES & real.keys() else None
         except Exception as error:
-            raise EngineError(f"{name} makes no prompt with a picture: {_first_line(error)}", hint=_HINT) from error
+            raise EngineError(f"{name} makes no prompt with a picture: {first_line(error)}", hint=_HINT) from error
         if replayed["input_ids"] != real["input_ids"]:
             raise EngineError(f"{name} makes prompts in a way that isn't known here", hint=_HINT)
         return _Trial(inputs, ids, [name for name in sorted(_TYPE_NAMES & real.keys()) if real[name] == types])
@@ -184,7 +185,7 @@ class Chat:
         except Exception as error:
             if found := self._look_alikes(prompt):
                 raise _look_alike_error(found) from error
-            raise EngineError(f"the model's chat template doesn't take the prompt: {_first_line(error)}") from error
+            raise EngineError(f"the model's chat template doesn't take the prompt: {first_line(error)}") from error
 
     def _render(self, prompt: Prompt, image_inputs: Mapping[str, Any] | None) -> Mapping[str, Any]:
         """All that the processor makes of a prompt, with lists of ids; without `image_inputs`, of the trial picture."""
@@ -312,7 +313,3 @@ def _look_alike_error(marks: list[str]) -> InferenceError:
     return InferenceError(
         f"the text of the prompt holds {', '.join(marks)}, which the model's processor can't tell from its own tokens"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -13,12 +13,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
 
-from omnicap_cli.core.files.atomic import remove_leftovers, replacing
+from omnicap_cli.core.files.atomic import remove_leftovers, replacing, write_error
 from omnicap_cli.core.files.locks import locked
-from omnicap_cli.core.runs.journal import write_error
-from omnicap_cli.core.runs.journal_merging import check_output, lock_of, not_whole
+from omnicap_cli.core.files.outputs import check_output, lock_of, not_whole
+from omnicap_cli.core.files.words import listed
 from omnicap_cli.core.runs.run_note import JOURNAL_SUFFIXES
-from omnicap_cli.core.runs.shard_gaps import listed
 from omnicap_cli.datasets.lengths import LengthCounts
 from omnicap_cli.datasets.merging.checked_lines import check_lines
 from omnicap_cli.datasets.merging.duplicates import Dropped, Duplicates

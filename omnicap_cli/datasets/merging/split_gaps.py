@@ -12,7 +12,7 @@ from typing import Final
 import orjson
 
 from omnicap_cli.core.files.atomic import PARTIAL_SUFFIX
-from omnicap_cli.core.runs.shard_gaps import listed
+from omnicap_cli.core.files.words import listed, shortened
 from omnicap_cli.datasets.merging.find_splits import NOTED_SUFFIX, SPLIT_NAME, Part, entries, group_of, split_of
 from omnicap_cli.datasets.splits import SplitNote, partial_of
 from omnicap_cli.errors import JournalError
@@ -105,7 +105,10 @@ class _Group:
                 value = orjson.dumps(of_one.get(name), option=orjson.OPT_SORT_KEYS).decode()
                 numbers.setdefault(value, []).append(str(part.number))
             if len(numbers) > 1:
-                values = [f"{_clipped(value)} in {listed(of, max_shown=3)}" for value, of in numbers.items()]
+                values = [
+                    f"{shortened(value, _MAX_VALUE_CHARACTERS)} in {listed(of, max_shown=3)}"
+                    for value, of in numbers.items()
+                ]
                 yield f"{self.name}: {name} is not the same for all splits: {listed(values, max_shown=3)}"
 
 
@@ -116,7 +119,3 @@ def _doubled(parts: Sequence[Part]) -> Iterator[str]:
     for paths in files.values():
         if len(paths) > 1:
             yield f"{paths[0]} is given {len(paths)} times"
-
-
-def _clipped(value: str) -> str:
-    return value if len(value) <= _MAX_VALUE_CHARACTERS else f"{value[:_MAX_VALUE_CHARACTERS]}…"

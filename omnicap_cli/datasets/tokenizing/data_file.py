@@ -11,9 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from omnicap_cli.core.files.atomic import remove_leftovers, replacing
+from omnicap_cli.core.files.atomic import remove_leftovers, replacing, write_error
 from omnicap_cli.core.files.locks import locked
-from omnicap_cli.core.runs.journal import write_error
 from omnicap_cli.datasets.tokenizing.unpacking import Unpacked
 from omnicap_cli.errors import OmnicapError, OptionError
 

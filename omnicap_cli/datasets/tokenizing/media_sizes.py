@@ -7,6 +7,7 @@ import os
 import stat
 from typing import Final
 
+from omnicap_cli.core.files.words import without_remedy
 from omnicap_cli.core.runs.records import Settings, Transfer
 from omnicap_cli.core.tokens.clip_grid import Clip
 from omnicap_cli.core.tokens.samples import SampleError
@@ -86,9 +87,3 @@ def _check_kind(path: str) -> None:
 def _why(kind: str, name: str, error: ItemError) -> SampleError:
     what = next((what for each, what in _REASONS.items() if isinstance(error, each)), "broken")
     return SampleError(f"{what}_{kind}", f"{name}: {without_remedy(error.message)}")
-
-
-def without_remedy(message: str) -> str:
-    """What happened alone: the options that a message may end in are those of other commands."""
-    what, _, remedy = message.rpartition("; ")
-    return what if "--" in remedy else message

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import orjson
 
-from omnicap_cli.core.runs.journal import write_error
+from omnicap_cli.core.files.atomic import write_error
 from omnicap_cli.datasets.splits import Split, SplitNote, partial_of
 from omnicap_cli.errors import OptionError, UsageError
 

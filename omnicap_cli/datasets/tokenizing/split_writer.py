@@ -18,8 +18,7 @@ from typing import Any, Final
 
 import orjson
 
-from omnicap_cli.core.files.atomic import remove_leftovers, replacing, sync_folder
-from omnicap_cli.core.runs.journal import write_error
+from omnicap_cli.core.files.atomic import remove_leftovers, replacing, sync_folder, write_error
 from omnicap_cli.datasets.lengths import LengthCounts
 from omnicap_cli.datasets.splits import Split, SplitNote, partial_of
 from omnicap_cli.datasets.tokenizing.counting import Counted

@@ -12,8 +12,8 @@ from typing import Any, BinaryIO, Final
 import ijson
 import orjson
 
-from omnicap_cli.core.files.atomic import remove_leftovers, replacing
-from omnicap_cli.core.runs.journal import write_error
+from omnicap_cli.core.files.atomic import remove_leftovers, replacing, write_error
+from omnicap_cli.core.files.words import first_line
 from omnicap_cli.datasets.streams import COMPRESSION, decompressed
 from omnicap_cli.errors import OmnicapError, OptionError, UsageError
 
@@ -103,7 +103,7 @@ class Unpacked:
                     file = stack.enter_context(decompressed(file, method))
                 yield from _lines(io.BufferedReader(file, _STEP_BYTES))
         except ijson.JSONError as error:
-            message = f"{self._source} is no JSON array to its end: {_first_line(error)}"
+            message = f"{self._source} is no JSON array to its end: {first_line(error)}"
             raise UsageError(message, hint="Give one record a line.") from error
         except TypeError as error:  # of orjson, which writes less than there is in the world
             message = f"{self._source} holds a record that can't be written on a line: {error}"
@@ -139,10 +139,3 @@ def _writing(path: Path) -> Iterator[Any]:
             yield file
     except OSError as error:
         raise write_error(path, error) from error
-
-
-def _first_line(error: Exception) -> str:
-    """What its parser says is bytes, and goes on with a picture of where it stands."""
-    said = error.args[0] if error.args else ""
-    text = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
-    return text.partition("\n")[0]

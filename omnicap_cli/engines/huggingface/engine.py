@@ -14,15 +14,17 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
+from omnicap_cli.core.files.words import gigabytes
 from omnicap_cli.core.models.devices import Placement, plan_replicas
 from omnicap_cli.core.models.loading import check_architecture
 from omnicap_cli.core.models.machine import Machine, num_cores, read_machine
-from omnicap_cli.core.models.memory import budget_bytes, gigabytes
+from omnicap_cli.core.models.memory import budget_bytes
 from omnicap_cli.core.models.model_files import ModelFiles
+from omnicap_cli.core.runs.engine import Engine
 from omnicap_cli.core.runs.records import EngineIdentity, Idle, Request, Result
 from omnicap_cli.core.workers.child import Child, ChildDiedError
 from omnicap_cli.engines.huggingface.replicas import Replicas
-from omnicap_cli.engines.registry import DEFAULT_MODEL, Engine, EngineOptions
+from omnicap_cli.engines.registry import DEFAULT_MODEL, EngineOptions
 from omnicap_cli.errors import EngineError, OptionError
 
 if TYPE_CHECKING:

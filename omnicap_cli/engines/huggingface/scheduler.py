@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 import torch
 
 from omnicap_cli.core.batching.planner import Batch, Planner, Share
+from omnicap_cli.core.files.words import with_class_name
 from omnicap_cli.core.models.memory import is_out_of_memory, release_memory
 from omnicap_cli.core.runs.held_bytes import HeldBytes
 from omnicap_cli.core.runs.records import Idle, Request, Result
@@ -214,7 +215,7 @@ class BatchRun:
         except Exception as error:  # noqa: BLE001  one picture that a processor chokes on doesn't end the run
             if is_out_of_memory(error):
                 return OutOfMemoryError("not enough memory to prepare it; lower --min-pixels or --max-pixels")
-            return InferenceError(f"the image processor failed on it: {_described(error)}")
+            return InferenceError(f"the image processor failed on it: {with_class_name(error)}")
 
     def _hand_over(self, ready: _Ready | None) -> None:
         while not self._is_stopping:
@@ -292,7 +293,7 @@ class BatchRun:
         except Exception as error:
             if _is_device_lost(error):
                 raise _device_lost(error) from error
-            return _Failure(is_out_of_memory(error), _described(error))
+            return _Failure(is_out_of_memory(error), with_class_name(error))
         return None
 
     def _answer_halves(self, batch: Batch[Group], questions: dict[str, Question]) -> None:
@@ -365,8 +366,4 @@ def _is_device_lost(error: Exception) -> bool:
 
 def _device_lost(error: Exception) -> EngineError:
     hint = "What was finished is kept: run the same command again."
-    return EngineError(f"the device failed: {_described(error)}", hint=hint)
-
-
-def _described(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).strip()[:300]}"
+    return EngineError(f"the device failed: {with_class_name(error)}", hint=hint)

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+from omnicap_cli.core.files.words import with_class_name
 from omnicap_cli.core.runs.records import Request, Result
 from omnicap_cli.core.workers.child import messages, private_pipes
 from omnicap_cli.engines.processes.worker_pool import READY, Task
@@ -72,7 +73,7 @@ def _answer(worker: Worker, request: Request, pixels: Any) -> Result:
     except EngineError:
         raise
     except Exception as error:  # noqa: BLE001  one item that a model chokes on doesn't end the run
-        failure = InferenceError(f"the model failed on it: {type(error).__name__}: {str(error)[:300]}")
+        failure = InferenceError(f"the model failed on it: {with_class_name(error)}")
         return Result.failed(request, failure, seconds=time.monotonic() - started)
 
 

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Final
 
 from omnicap_cli.core.models.machine import num_cores
+from omnicap_cli.core.runs.engine import Engine
 from omnicap_cli.core.runs.records import EngineIdentity, Idle, Request, Result
 from omnicap_cli.engines.processes.worker_pool import WorkerPool
-from omnicap_cli.engines.registry import Engine, EngineOptions
+from omnicap_cli.engines.registry import EngineOptions
 from omnicap_cli.errors import MissingExtraError, OptionError
 
 _CORES_PER_PROCESS: Final = 4  # more threads make the recognition of a page hardly any faster

@@ -13,8 +13,8 @@ import zlib
 from collections.abc import Iterator
 from typing import Final
 
+from omnicap_cli.core.files.words import printable
 from omnicap_cli.errors import AccessError, DecodeError, DownloadError, NotFoundError, OmnicapError, TooLargeError
-from omnicap_cli.media.names import printable
 
 TRY_AGAIN: Final = "try again with --retry-failed"
 _MAX_CHARACTERS: Final = 300

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, TypeVar, Union, cast, get_args, get_orig
 
 import yaml
 
-from omnicap_cli.core.runs.shard_gaps import listed
+from omnicap_cli.core.files.words import listed
 from omnicap_cli.errors import OptionError, UsageError
 
 T = TypeVar("T")

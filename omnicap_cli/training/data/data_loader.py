@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from omnicap_cli.datasets.tokenizing.media_sizes import without_remedy
+from omnicap_cli.core.files.words import without_remedy
 from omnicap_cli.errors import ItemError, OmnicapError
 from omnicap_cli.training.data.batch_plan import BatchPlan
 from omnicap_cli.training.data.collating import collate, has_pictures, stats_of

@@ -18,9 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from omnicap_cli.core.files.atomic import replacing
+from omnicap_cli.core.files.atomic import replacing, write_error
 from omnicap_cli.core.files.locks import locked
-from omnicap_cli.core.runs.journal import write_error
 from omnicap_cli.errors import OmnicapError
 
 _PACKED: Final = (".gz", ".zst", ".bz2")

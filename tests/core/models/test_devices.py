@@ -11,13 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from omnicap_cli.core.files.words import gigabytes
 from omnicap_cli.core.models.devices import WORKSPACE_BYTES, Placement, plan_replicas
 from omnicap_cli.core.models.machine import Gpu, Machine, read_machine
 from omnicap_cli.core.models.memory import (
     budget_bytes,
     cpu_free_bytes,
     free_bytes,
-    gigabytes,
     is_out_of_memory,
     release_memory,
 )

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omnicap_cli.core.runs import pipeline
+from omnicap_cli.core.runs.engine import Engine
 from omnicap_cli.core.runs.journal import Known
 from omnicap_cli.core.runs.pipeline import Pipeline, Policy, Tally
 from omnicap_cli.core.runs.planning import RequestPlan
 from omnicap_cli.core.runs.records import EngineIdentity, Idle, Item, MediaRef, Prompt, Request, Result, Settings
 from omnicap_cli.core.runs.sinks import StreamSink
-from omnicap_cli.engines.registry import Engine
 from omnicap_cli.errors import EngineError, InferenceError, JournalWriteError, OptionError
 
 IDENTITY = EngineIdentity(engine="scripted", model="none", revision=None, fingerprint="1")
