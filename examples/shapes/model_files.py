@@ -117,11 +117,14 @@ def qwen_vision_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     }
 
 
-def save_model(folder: Path, model: PreTrainedModel, processor: ProcessorMixin) -> None:
-    """Write all that `from_pretrained` and vLLM load into `folder`, which is made. A turn's or text's end stops it."""
+def save_model(folder: Path, model: PreTrainedModel, processor: ProcessorMixin | PreTrainedTokenizerBase) -> None:
+    """Write all that `from_pretrained` and vLLM load into `folder`, which is made. A turn's or text's end stops it.
+
+    The processor of a language model is its tokenizer.
+    """
     from transformers import GenerationConfig
 
-    ids = text_ids(processor.tokenizer)
+    ids = text_ids(getattr(processor, "tokenizer", processor))
     model.generation_config = GenerationConfig(
         bos_token_id=ids["bos_token_id"],
         pad_token_id=ids["pad_token_id"],
@@ -129,4 +132,5 @@ def save_model(folder: Path, model: PreTrainedModel, processor: ProcessorMixin) 
     )
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    processor.image_processor.save_pretrained(folder)  # a file of its own, for programs that read only that
+    if hasattr(processor, "image_processor"):
+        processor.image_processor.save_pretrained(folder)  # a file of its own, for programs that read only that

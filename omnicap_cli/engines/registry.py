@@ -47,7 +47,8 @@ class EngineOptions:
     """What a user may decide about an engine.
 
     `workers` is a number of processes, `batch_size` of captions made together at most; None leaves them to the engine.
-    `num_sharing` processes, this one included, share the memory and the cores.
+    `num_sharing` processes, this one included, share the memory and the cores. With `takes_text` the model may be a
+    language model, for questions without a picture.
     """
 
     model: str | None = None
@@ -57,6 +58,7 @@ class EngineOptions:
     workers: int | None = None
     generation: Generation = field(default_factory=Generation)
     num_sharing: int = 1
+    takes_text: bool = False
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:

@@ -10,7 +10,7 @@ from omnicap_cli.core.runs.journal import Contents
 from omnicap_cli.core.runs.planning import RequestPlan
 from omnicap_cli.core.runs.records import Item, Settings
 from omnicap_cli.errors import ItemError
-from omnicap_cli.media.decode import probe
+from omnicap_cli.media.decode import probe_visual
 from omnicap_cli.media.images import Size
 from omnicap_cli.media.names import is_url
 
@@ -31,12 +31,12 @@ def count_plan(
     counts: dict[str, float] = dict.fromkeys(names, 0)
     for item in items:
         counts["items"] += 1
-        size, is_unreadable = None, False
+        sizes, is_unreadable = None, False
         try:
-            size = _size(item, plan.settings)
+            sizes = _sizes(item, plan.settings)
         except ItemError:
             is_unreadable = True
-        counts["megapixels"] += math.prod(size) / 1e6 if size else 0
+        counts["megapixels"] += sum(math.prod(size) for size in sizes or ()) / 1e6
         if contents is None and forecast is None and not plan.fill_columns:  # nothing needs a request
             counts["unreadable"] += is_unreadable
             counts["requests"] += len(plan.prompts)
@@ -53,14 +53,16 @@ def count_plan(
             if known is None or (retry_failed and known.status == "error"):
                 to_do.append(request)
         counts["to_do"] += len(to_do)
-        if forecast and to_do and size:
-            forecast.add(to_do, width=size.width, height=size.height)
+        if forecast and to_do and sizes is not None:
+            forecast.add(to_do, sizes)
     counts["megapixels"] = round(counts["megapixels"], 2)
     return counts | (forecast.named() if forecast else {})
 
 
-def _size(item: Item, settings: Settings) -> Size | None:
-    """None for what would have to be downloaded first."""
-    if not item.error and item.media.content is None and is_url(item.media.path):
+def _sizes(item: Item, settings: Settings) -> list[Size] | None:
+    """Those of its visuals; None where one would have to be downloaded first."""
+    if item.error:
+        raise item.error
+    if any(visual.content is None and is_url(visual.path) for visual in item.visuals):
         return None
-    return probe(item, settings)
+    return [probe_visual(visual, settings) for visual in item.visuals]

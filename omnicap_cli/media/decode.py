@@ -9,7 +9,7 @@ from PIL import Image
 
 from omnicap_cli.core.runs.records import Item, MediaRef, Settings
 from omnicap_cli.core.workers.prefetch import in_order
-from omnicap_cli.errors import ItemError, OutOfMemoryError
+from omnicap_cli.errors import ItemError, OutOfMemoryError, UnsupportedError
 from omnicap_cli.media import headers, images
 from omnicap_cli.media.names import is_url
 from omnicap_cli.media.open_media import opened
@@ -26,11 +26,18 @@ class Pixels(NamedTuple):
 
 
 def decode(item: Item, settings: Settings) -> Pixels:
-    """Decode an image file or a PDF page. Raises an ItemError where that can't be done."""
+    """The pixels of an item with one picture or page. Raises an ItemError where that can't be done."""
     if item.error:
         raise item.error
-    media, limit = item.media, settings.max_decode_pixels
-    page = media.page or 1
+    if len(item.visuals) != 1:
+        raise UnsupportedError(f"it has {len(item.visuals) or 'no'} pictures, and this takes one")
+    return decode_visual(item.visuals[0], settings)
+
+
+def decode_visual(media: MediaRef, settings: Settings) -> Pixels:
+    """Decode an image file or a PDF page. Raises an ItemError where that can't be done."""
+    limit, page = settings.max_decode_pixels, media.page or 1
+    _refuse_clip(media)
     with opened(media, settings.transfer) as file:
         if media.kind == "pdf":
             from omnicap_cli.media import pdf  # PDFium is loaded only where there are PDFs
@@ -42,11 +49,10 @@ def decode(item: Item, settings: Settings) -> Pixels:
     return Pixels(fitted, image.width, image.height)
 
 
-def probe(item: Item, settings: Settings) -> images.Size:
-    """The size that `decode` would report, from headers alone. Raises an ItemError where there is none."""
-    if item.error:
-        raise item.error
-    media, page = item.media, item.media.page or 1
+def probe_visual(media: MediaRef, settings: Settings) -> images.Size:
+    """The size that `decode_visual` would report, from headers alone. Raises an ItemError where there is none."""
+    page = media.page or 1
+    _refuse_clip(media)
     if _is_whole_file(media) and media.page is None and media.kind == "image":
         return headers.quick_size(media.path, max_decode_pixels=settings.max_decode_pixels)
     with opened(media, settings.transfer) as file:
@@ -55,6 +61,11 @@ def probe(item: Item, settings: Settings) -> images.Size:
 
             return pdf.page_size(file, page, dpi=settings.dpi)
         return images.header_size(file, page, max_decode_pixels=settings.max_decode_pixels)
+
+
+def _refuse_clip(media: MediaRef) -> None:
+    if media.kind == "video":
+        raise UnsupportedError("it is a video, and this takes pictures")
 
 
 def _is_whole_file(media: MediaRef) -> bool:

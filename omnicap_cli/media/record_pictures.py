@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 
 from omnicap_cli.core.files.words import printable
-from omnicap_cli.core.runs.records import Item, MediaRef, Settings, Span, Transfer
+from omnicap_cli.core.runs.records import MediaRef, Settings, Span, Transfer
 from omnicap_cli.errors import DecodeError, NotFoundError
 from omnicap_cli.media import archives, manifests
 from omnicap_cli.media.local_files import open_file
@@ -87,13 +87,13 @@ class Pictures:
 
     def pixels_of(self, record: Mapping[str, Any]) -> Pixels:
         """The picture decoded as for the run, but in its full size. Raises an ItemError."""
-        from omnicap_cli.media.decode import decode  # the decoders are heavy, and most exports want none
+        from omnicap_cli.media.decode import decode_visual  # the decoders are heavy, and most exports want none
 
         media = self.media_of(record)
         used = record.get("settings")
         dpi = used.get("dpi") if isinstance(used, dict) else None
         settings = Settings(dpi=dpi if isinstance(dpi, int) and dpi > 0 else 150, transfer=self._transfer)
-        return decode(Item(id="", image="", media=media, fingerprint=""), settings)
+        return decode_visual(media, settings)
 
     def media_of(self, record: Mapping[str, Any]) -> MediaRef:
         """Where the picture is. Raises an ItemError where it is gone."""

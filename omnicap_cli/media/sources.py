@@ -254,7 +254,7 @@ def _item(unit: Unit, media: MediaRef, *, fingerprint: str | None = None, error:
     return Item(
         id=f"{name}#page={media.page}" if media.page else name,
         image=shown,
-        media=media,
+        visuals=(media,),
         fingerprint=fingerprint or (error.kind if error else ""),
         meta=unit.meta,
         error=error,
@@ -278,7 +278,7 @@ def unique_items(items: Iterable[Item]) -> Iterator[Item]:
 
 def _what(item: Item) -> tuple[object, ...]:
     """What tells items of one id apart: their picture, and their columns."""
-    media = item.media
+    media = item.visuals[0]
     columns = orjson.dumps(dict(item.meta), option=orjson.OPT_SORT_KEYS) if item.meta else b""
     if media.span or media.content:
         return plain_path(media.path), media.page, columns, media.span, item.fingerprint

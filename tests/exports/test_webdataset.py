@@ -137,7 +137,7 @@ def test_pages_members_and_rows_become_pictures(here):
             item.id,
             id=item.id,
             settings={"dpi": 72},
-            **({"page": item.media.page} if item.media.page else {}),
+            **({"page": item.visuals[0].page} if item.visuals[0].page else {}),
         )
         for item in items
     ]

@@ -71,7 +71,7 @@ def test_too_little_memory_for_an_item_is_not_called_damage(tmp_path, monkeypatc
 
     path = tmp_path / "a"
     path.write_bytes(data)
-    item = Item(id="a", image="a", media=MediaRef(path=str(path), kind=kind), fingerprint="")
+    item = Item(id="a", image="a", visuals=(MediaRef(path=str(path), kind=kind),), fingerprint="")
     monkeypatch.setattr(owner, method, no_memory)
     [(_, error)] = decode_ahead([item], lambda each: decode(each, Settings()))
     assert error.kind == "OutOfMemoryError"

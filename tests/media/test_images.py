@@ -28,7 +28,7 @@ from omnicap_cli.errors import (
     TooLargeError,
     UnsupportedError,
 )
-from omnicap_cli.media.decode import decode, probe
+from omnicap_cli.media.decode import decode, decode_visual, probe_visual
 from omnicap_cli.media.images import check_size, decode_image, fit_pixels, formats_here, header_size, to_rgb
 
 LIMIT = 2_000_000
@@ -572,8 +572,8 @@ def test_a_picture_over_pillows_own_limit_is_decoded_after_raising_ours(tmp_path
 def test_a_header_tells_the_size_of_a_picture_that_a_raised_limit_lets_in(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 89_478_485)  # what Pillow starts with
     path = save(tmp_path, "huge.png", png_header(15_000, 15_000))
-    item = Item(id="huge", image="huge", media=MediaRef(path=path), fingerprint="")
-    assert probe(item, Settings(max_decode_pixels=300_000_000)) == (15_000, 15_000)
+    item = Item(id="huge", image="huge", visuals=(MediaRef(path=path),), fingerprint="")
+    assert probe_visual(item.visuals[0], Settings(max_decode_pixels=300_000_000)) == (15_000, 15_000)
 
 
 @pytest.mark.parametrize(("width", "height"), [(0, 5), (5, 0), (0, 0)])
@@ -587,20 +587,32 @@ def test_no_pixels_at_all(width, height):
 
 def test_decode_tells_the_size_before_fitting(tmp_path):
     path = save(tmp_path, "picture.png", solid_png((1, 2, 3), (100, 50)))
-    item = Item(id="a", image="a", media=MediaRef(path=path), fingerprint="")
+    item = Item(id="a", image="a", visuals=(MediaRef(path=path),), fingerprint="")
     pixels = decode(item, Settings(max_pixels=1_250))
     assert (pixels.width, pixels.height) == (100, 50)
     assert pixels.image.size == (50, 25)
-    assert probe(item, Settings(max_pixels=1_250)) == (100, 50)
+    assert probe_visual(item.visuals[0], Settings(max_pixels=1_250)) == (100, 50)
 
 
-def test_decode_and_probe_raise_what_planning_saw():
+def test_decode_raises_what_planning_saw():
     error = NotFoundError("gone")
-    item = Item(id="a", image="a", media=MediaRef(path="/nowhere"), fingerprint="", error=error)
-    for read in (decode, probe):
-        with pytest.raises(NotFoundError) as caught:
-            read(item, Settings())
-        assert caught.value is error
+    item = Item(id="a", image="a", visuals=(MediaRef(path="/nowhere"),), fingerprint="", error=error)
+    with pytest.raises(NotFoundError) as caught:
+        decode(item, Settings())
+    assert caught.value is error
+
+
+@pytest.mark.parametrize("num_visuals", [0, 2])
+def test_what_reads_one_picture_refuses_items_of_none_or_several(num_visuals):
+    item = Item(id="a", visuals=(MediaRef(path="a.png"),) * num_visuals, fingerprint="")
+    with pytest.raises(UnsupportedError, match="this takes one"):
+        decode(item, Settings())
+
+
+@pytest.mark.parametrize("read", [decode_visual, probe_visual])
+def test_a_clip_is_no_picture(read):
+    with pytest.raises(UnsupportedError, match="video"):
+        read(MediaRef(path="a.mp4", kind="video"), Settings())
 
 
 # --- fit_pixels

@@ -172,7 +172,7 @@ def test_names_that_are_not_utf_8_are_found():
     Path("m.csv").write_bytes(b"image,t\ncaf\xe9.png,x\n")
     (item,) = items("m.csv")
     assert (item.id, item.error) == ("caf%E9.png", None)
-    assert item.media.path == name
+    assert item.visuals[0].path == name
 
 
 def test_texts_that_are_not_utf_8_are_errors_of_their_rows():

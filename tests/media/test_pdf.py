@@ -29,7 +29,7 @@ from omnicap_cli.errors import (
     UnsupportedError,
 )
 from omnicap_cli.media import pdf as pdf_module
-from omnicap_cli.media.decode import decode, probe
+from omnicap_cli.media.decode import decode, probe_visual
 from omnicap_cli.media.pdf import decode_page, num_pages, page_size
 
 DATA = Path(__file__).parent / "data"
@@ -303,9 +303,9 @@ def test_pdfs_with_odd_names(tmp_path, name):
 
 def test_decode_and_probe_of_a_page(tmp_path):
     path = save(tmp_path, pdf((100, 100), (200, 100)))
-    item = Item(id="a#page=2", image="a", media=MediaRef(path=path, page=2, kind="pdf"), fingerprint="")
+    item = Item(id="a#page=2", image="a", visuals=(MediaRef(path=path, page=2, kind="pdf"),), fingerprint="")
     pixels = decode(item, Settings(dpi=144, max_pixels=20_000))
-    assert (pixels.width, pixels.height) == (400, 200) == probe(item, Settings(dpi=144))
+    assert (pixels.width, pixels.height) == (400, 200) == probe_visual(item.visuals[0], Settings(dpi=144))
     assert pixels.image.size == (200, 100)
 
 

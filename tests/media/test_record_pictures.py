@@ -84,7 +84,7 @@ KINDS = {
 def test_what_was_captioned_is_found_whatever_type_its_column_has(kind):
     pq.write_table(pa.table({"image": KINDS[kind]}), "p.parquet")
     (item,) = Sources(inputs=("p.parquet",))
-    assert item.media.content == LARGE
+    assert item.visuals[0].content == LARGE
     assert Pictures().file_of({"image": item.image}).content == LARGE
 
 

@@ -392,7 +392,9 @@ def test_a_pdf_is_an_item_for_each_page(here):
     make("p/doc.pdf", "p/Other.PDF", data=pdf((100, 100), (200, 100), (100, 200)))
     found = items("p/doc.pdf")
     assert [item.id for item in found] == ["p/doc.pdf#page=1", "p/doc.pdf#page=2", "p/doc.pdf#page=3"]
-    assert [item.media for item in found] == [MediaRef(path="p/doc.pdf", page=page, kind="pdf") for page in (1, 2, 3)]
+    assert [item.visuals[0] for item in found] == [
+        MediaRef(path="p/doc.pdf", page=page, kind="pdf") for page in (1, 2, 3)
+    ]
     assert {item.image for item in found} == {"p/doc.pdf"}
     assert len({item.fingerprint for item in found}) == 1
     assert ids("p/Other.PDF")[2] == "p/Other.PDF#page=3"
@@ -556,7 +558,7 @@ def test_jsonl_with_crlf(here):
 def test_jsonl_that_names_a_pdf_gives_its_pages_the_id(here):
     make("a.pdf", data=pdf((10, 10), (10, 10)))
     found = items("-", stdin=b'{"image": "a.pdf", "id": "doc", "year": 1999}\n')
-    assert [(item.id, item.media.page, dict(item.meta)) for item in found] == [
+    assert [(item.id, item.visuals[0].page, dict(item.meta)) for item in found] == [
         ("doc#page=1", 1, {"year": 1999}),
         ("doc#page=2", 2, {"year": 1999}),
     ]
@@ -631,8 +633,8 @@ def test_names_that_are_not_utf8_are_percent_encoded_and_lead_back(here):
     for item in found:
         item.id.encode()
         item.image.encode()
-        if os.fsencode(item.media.path) != item.media.path.encode("utf-8", "replace"):
-            assert os.path.samefile(path_of_shown(item.id), item.media.path)
+        if os.fsencode(item.visuals[0].path) != item.visuals[0].path.encode("utf-8", "replace"):
+            assert os.path.samefile(path_of_shown(item.id), item.visuals[0].path)
 
 
 def test_names_that_are_not_utf8_on_stdin_and_as_arguments(here):
@@ -705,7 +707,7 @@ def test_an_item_given_again_in_another_spelling_is_no_other_item(here, again):
 def test_two_pictures_with_one_id_are_an_error_of_the_second(here):
     make("a.png", "b.png")
     found = items("-", stdin=b'{"image": "a.png", "id": "x"}\n{"image": "b.png", "id": "x"}\n')
-    assert [(item.id, item.media.path, item.error and item.error.kind) for item in found] == [
+    assert [(item.id, item.visuals[0].path, item.error and item.error.kind) for item in found] == [
         ("x", "a.png", None),
         ("x", "b.png", "DuplicateIdError"),
     ]
@@ -737,7 +739,7 @@ def test_a_name_that_reads_like_a_percent_encoded_one(here):
 
 def test_unique_items_keeps_the_first_and_its_order():
     def item(name, path, page=None):
-        return Item(id=name, image=path, media=MediaRef(path=path, page=page), fingerprint="f")
+        return Item(id=name, image=path, visuals=(MediaRef(path=path, page=page),), fingerprint="f")
 
     given = [item("b", "b"), item("a", "a"), item("b", "b"), item("d#page=1", "d", 1), item("d#page=1", "d", 2)]
     found = list(unique_items(given))
@@ -896,7 +898,7 @@ def test_files_and_folders_in_memory_are_items_that_any_process_can_decode(memor
     found = items("memory://list.csv")
     assert [(item.id, dict(item.meta)) for item in found] == [("memory://p/a.png", {"t": "beside"})]
     assert decode(pickle.loads(pickle.dumps(found[0])), Settings()).image.getpixel((0, 0)) == (250, 0, 0)
-    assert found[0].media.content == picture  # it goes along: another process has another memory
+    assert found[0].visuals[0].content == picture  # it goes along: another process has another memory
     assert kinds("memory://gone.png") == {"memory://gone.png": "NotFoundError"}
 
 
@@ -990,7 +992,7 @@ def test_what_is_in_an_archive_that_a_chain_leads_into(here, chain, inside, expe
     found = items(form.format(inside))
     assert [item.image for item in found] == [form.format(name) for name in expected]
     num_pages = len(expected) if expected[0] in ("m.tif", "p.pdf") else 0
-    assert [item.media.page for item in found if num_pages] == list(range(1, num_pages + 1))
+    assert [item.visuals[0].page for item in found if num_pages] == list(range(1, num_pages + 1))
     assert all(decode(item, Settings()).image.getpixel((0, 0)) == RED for item in found if "red" in item.image)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from PIL import Image
 
 from omnicap_cli.core.runs.records import Settings
-from omnicap_cli.media.decode import decode, probe
+from omnicap_cli.media.decode import decode, probe_visual
 from omnicap_cli.media.sources import Sources
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
@@ -24,21 +24,21 @@ def test_each_page_of_a_tiff_is_an_item(tmp_path):
     for number, item in enumerate(items):
         pixels = decode(item, Settings())
         assert pixels.image.getpixel((5, 5)) == COLOURS[number]
-        assert (pixels.width, pixels.height) == probe(item, Settings()) == (20 + 10 * number, 30)
+        assert (pixels.width, pixels.height) == probe_visual(item.visuals[0], Settings()) == (20 + 10 * number, 30)
 
 
 def test_a_tiff_of_one_page_is_one_picture(tmp_path):
     path = tmp_path / "scan.tiff"
     write_tiff(path, COLOURS[:1])
     [item] = Sources(inputs=(str(path),))
-    assert (item.id, item.media.page) == (str(path), None)
+    assert (item.id, item.visuals[0].page) == (str(path), None)
 
 
 def test_the_resolution_of_pdf_pages_has_no_say_in_tiff_pages(tmp_path):
     path = tmp_path / "scan.tif"
     write_tiff(path, COLOURS)
     for item in Sources(inputs=(str(path),)):
-        assert Settings(dpi=300).of(item.media) == {}
+        assert Settings(dpi=300).of(item.visuals) == {}
 
 
 def test_a_damaged_tiff_is_one_error(tmp_path):

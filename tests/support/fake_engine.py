@@ -104,11 +104,11 @@ class FakeEngine(Engine):
         if any(part in item.id for part in self._config.fail):
             return Result.failed(request, InferenceError("told to fail"))
         try:
-            with opened(item.media, request.settings.transfer) as file:
+            with opened(item.visuals[0], request.settings.transfer) as file:
                 content = file.read()
         except ItemError as error:
             return Result.failed(request, error)
-        text = caption_of(item.id, request.prompt.sha, request.settings.of(item.media), content)
+        text = caption_of(item.id, request.prompt.sha, request.settings.of(item.visuals), content)
         return Result(key=request.key, text=text, finish_reason="stop", output_tokens=OUTPUT_TOKENS)
 
     def _log(self, request: Request) -> None:

@@ -1,4 +1,4 @@
-"""Whole vision-language models of random weights, small enough to be built in a test.
+"""Whole models of random weights, small enough to be built in a test: vision-language models, and of text alone.
 
 Their captions make no sense, but hang on the picture and on every weight: a change anywhere shows in the text.
 """
@@ -77,14 +77,15 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
 def build_tiny(family: str, folder: Path, *, seed: int = 0, **text_config: Any) -> Path:
     """Write a model of less than a million parameters into `folder`, which is made, and return it.
 
-    `family` is one of FAMILIES; `text_config` replaces values of the language model's configuration.
+    `family` is one of FAMILIES, or of TEXT_FAMILIES for text alone; `text_config` replaces values of the language
+    model's configuration.
     Same arguments, same bytes.
     """
     import torch
 
     with torch.random.fork_rng(devices=[]):  # transformers draws weights too
-        model, processor = FAMILIES[family](_TEXT | text_config)
-    _randomise(model, processor.tokenizer, seed)
+        model, processor = (FAMILIES | TEXT_FAMILIES)[family](_TEXT | text_config)
+    _randomise(model, getattr(processor, "tokenizer", processor), seed)
     files.save_model(folder, model, processor)
     return folder
 
@@ -172,6 +173,32 @@ FAMILIES: dict[str, Callable[[dict[str, Any]], tuple[PreTrainedModel, ProcessorM
     "idefics3": _idefics3,
     "llava": _llava,
 }
+
+
+def _text_llama(text: dict[str, Any]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = _chat_tokenizer()
+    return LlamaForCausalLM(LlamaConfig(**files.text_ids(tokenizer) | text)), tokenizer
+
+
+def _text_qwen2(text: dict[str, Any]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    tokenizer = _chat_tokenizer()
+    return Qwen2ForCausalLM(Qwen2Config(**files.text_ids(tokenizer) | text)), tokenizer
+
+
+TEXT_FAMILIES: dict[str, Callable[[dict[str, Any]], tuple[PreTrainedModel, PreTrainedTokenizerBase]]] = {
+    "llama": _text_llama,
+    "qwen2": _text_qwen2,
+}
+
+
+def _chat_tokenizer() -> PreTrainedTokenizerBase:
+    tokenizer = _tokenizer()
+    tokenizer.chat_template = files.chat_template()
+    return tokenizer
 
 
 def _tokenizer(*more_special_tokens: str) -> PreTrainedTokenizerBase:

@@ -1,4 +1,4 @@
-"""How much of a device's memory a batch takes, from a model's config alone. It knows numbers, not tensors or pictures.
+"""How much of a device's memory a batch takes, from a model's config alone. It knows numbers, not tensors or pixels.
 
 The formulas count what is alive at once where a forward pass of Qwen2-VL, Qwen2.5-VL or Qwen3-VL is at its largest;
 other models are built alike. Below, h is the hidden size, i the intermediate size, q and k the widths of all query
@@ -82,15 +82,15 @@ class Load(NamedTuple):
     """What a batch puts on the device, in counts.
 
     `length` is the prompt of the longest row, to which all are padded; `num_tokens` the prompts without padding;
-    `num_image_tokens` counts each picture once, `num_row_image_tokens` once for each of its rows. `num_patches` go
-    through the vision encoder at once; the picture with most of them has `largest_num_patches`.
+    `num_visual_tokens` counts each visual once, `num_row_visual_tokens` once for each of its rows. `num_patches` go
+    through the vision encoder at once; the visual with most of them has `largest_num_patches`.
     """
 
     num_rows: int = 0
     length: int = 0
     num_tokens: int = 0
-    num_image_tokens: int = 0
-    num_row_image_tokens: int = 0
+    num_visual_tokens: int = 0
+    num_row_visual_tokens: int = 0
     num_patches: int = 0
     largest_num_patches: int = 0
 
@@ -100,8 +100,8 @@ class Load(NamedTuple):
             self.num_rows + other.num_rows,
             max(self.length, other.length),
             self.num_tokens + other.num_tokens,
-            self.num_image_tokens + other.num_image_tokens,
-            self.num_row_image_tokens + other.num_row_image_tokens,
+            self.num_visual_tokens + other.num_visual_tokens,
+            self.num_row_visual_tokens + other.num_row_visual_tokens,
             self.num_patches + other.num_patches,
             max(self.largest_num_patches, other.largest_num_patches),
         )
@@ -123,7 +123,7 @@ class Footprint:
     def __init__(self, shape: ModelShape) -> None:
         self._patch_bytes = _patch_bytes(shape)
         self._patch_pair_bytes = _SCORE_BYTES * shape.vision_num_heads if shape.attention == "eager" else 0
-        self._image_token_bytes = shape.element_bytes * shape.hidden_size * (1 + shape.num_deepstack)
+        self._visual_token_bytes = shape.element_bytes * shape.hidden_size * (1 + shape.num_deepstack)
         layer_bytes = 2 * shape.element_bytes * shape.num_kv_heads * shape.head_dim
         self.kv_bytes_per_token = shape.num_layers * layer_bytes
         self._mlp_bytes, self._attention_bytes = _token_bytes(shape)
@@ -137,27 +137,27 @@ class Footprint:
     def peak_bytes(self, load: Load, num_new_tokens: int) -> int:
         """The most that a batch takes at once beside the weights, MARGIN included, if rows grow by `num_new_tokens`.
 
-        The embeddings of the pictures are kept throughout; beside them the vision encoder, the prompts and the
+        The embeddings of the visuals are kept throughout; beside them the vision encoder, the prompts and the
         growing answers each have their own largest moment, one after the other.
         """
-        kept = load.num_image_tokens * self._image_token_bytes
+        kept = load.num_visual_tokens * self._visual_token_bytes
         largest = max(self.vision_bytes(load), self.prefill_bytes(load), self.decode_bytes(load, num_new_tokens))
         return int((kept + largest) * (1 + MARGIN))
 
     def vision_bytes(self, load: Load) -> int:
-        """The most that encoding all pictures at once takes; their scores are written one picture at a time."""
+        """The most that encoding all visuals at once takes; their scores are written one visual at a time."""
         return load.num_patches * self._patch_bytes + load.largest_num_patches**2 * self._patch_pair_bytes
 
     def prefill_bytes(self, load: Load) -> int:
         """The most that the prompts take in their only pass: at the end of the last layer, when the cache is full.
 
-        Each row has its copy of its picture's embeddings. A row alone has no padding, hence no mask.
+        Each row has its copy of its visuals' embeddings. A row alone has no padding, hence no mask.
         """
         tokens = load.num_padded_tokens
         pairs = tokens * load.length
         mask = pairs * self._mask_bytes if load.num_rows > 1 else 0
         layer = max(tokens * self._mlp_bytes, tokens * self._attention_bytes + pairs * self._pair_bytes)
-        return tokens * self.kv_bytes_per_token + mask + layer + load.num_row_image_tokens * self._image_token_bytes
+        return tokens * self.kv_bytes_per_token + mask + layer + load.num_row_visual_tokens * self._visual_token_bytes
 
     def decode_bytes(self, load: Load, num_new_tokens: int) -> int:
         """The most that the answers take: when the last of `num_new_tokens` is sampled."""

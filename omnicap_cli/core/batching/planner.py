@@ -1,6 +1,6 @@
 """Which rows run together: as many of similar length as the device's memory holds, by their exact token counts.
 
-It knows counts, not pictures: what a picture is stays with its engine, and `footprint` knows what a batch weighs.
+It knows counts, not pixels or text: what is asked stays with the engine, and `footprint` knows what a batch weighs.
 """
 
 from __future__ import annotations
@@ -18,52 +18,53 @@ from omnicap_cli.errors import OutOfMemoryError
 
 T = TypeVar("T")
 
-WINDOW_PICTURES: Final = 1000
+WINDOW_GROUPS: Final = 1000
 WINDOW_BATCHES: Final = 32  # with so many to choose from, the lengths within a batch are close
 MAX_PADDING: Final = 0.25  # of a batch's prompt tokens: they cost a prefill, while one row more costs decoding little
 FREE_PADDING_TOKENS: Final = 128  # of a row, beside that: in short prompts it costs next to nothing
-MAX_UNUSED: Final = 0.1  # of the memory: rather than leave more, a batch begins a picture that the next one ends
-MAX_PASSES: Final = 3  # batches one after the other that begin with the rest of a picture, not with the oldest
+MAX_UNUSED: Final = 0.1  # of the memory: rather than leave more, a batch begins a group that the next one ends
+MAX_PASSES: Final = 3  # batches one after the other that begin with the rest of a group, not with the oldest
 CEILING_AFTER_FAILURE: Final = 0.85  # of what was predicted for the batch that didn't fit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Picture(Generic[T]):
-    """One picture with the prompts it is asked, each of which is a row of a batch.
+class RowGroup(Generic[T]):
+    """The prompts about one item, each of which is a row of a batch, and the visuals that they share.
 
-    `what` is the engine's own; `num_patches` go through the vision encoder and become `num_image_tokens`;
-    `prompt_tokens` are the text tokens of each row, without the picture's.
+    `what` is the engine's own. `num_patches`, of each visual, go through the vision encoder and become
+    `num_visual_tokens` in all; where the text says everything there are none. `prompt_tokens` are the text tokens of
+    each row, without the visuals'.
     """
 
     what: T
-    num_patches: int
-    num_image_tokens: int
+    num_patches: tuple[int, ...] = ()
+    num_visual_tokens: int = 0
     prompt_tokens: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        assert self.prompt_tokens, "a picture that is asked nothing"
+        assert self.prompt_tokens, "an item that is asked nothing"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share(Generic[T]):
-    """The rows of a picture that one batch takes, by their place in `prompt_tokens`: nearly always all of them."""
+    """The rows of a group that one batch takes, by their place in `prompt_tokens`: nearly always all of them."""
 
-    picture: Picture[T]
+    group: RowGroup[T]
     rows: tuple[int, ...]
 
     @property
     def load(self) -> Load:
         """What it puts on the device if it is alone."""
-        picture, num_rows = self.picture, len(self.rows)
-        texts = [picture.prompt_tokens[row] for row in self.rows]
+        group, num_rows = self.group, len(self.rows)
+        texts = [group.prompt_tokens[row] for row in self.rows]
         return Load(
             num_rows=num_rows,
-            length=picture.num_image_tokens + max(texts),
-            num_tokens=picture.num_image_tokens * num_rows + sum(texts),
-            num_image_tokens=picture.num_image_tokens,
-            num_row_image_tokens=picture.num_image_tokens * num_rows,
-            num_patches=picture.num_patches,
-            largest_num_patches=picture.num_patches,
+            length=group.num_visual_tokens + max(texts),
+            num_tokens=group.num_visual_tokens * num_rows + sum(texts),
+            num_visual_tokens=group.num_visual_tokens,
+            num_row_visual_tokens=group.num_visual_tokens * num_rows,
+            num_patches=sum(group.num_patches),
+            largest_num_patches=max(group.num_patches, default=0),
         )
 
     def cut(self, num_rows: int) -> tuple[Share[T], Share[T]]:
@@ -139,9 +140,9 @@ class Totals:
 
 
 class Planner(Generic[T]):
-    """Makes batches of the pictures that wait, each around the one that has waited longest.
+    """Makes batches of the groups that wait, each around the one that has waited longest.
 
-    So nothing waits for ever, and the same pictures in the same order make the same batches. `budget_bytes` is the
+    So nothing waits for ever, and the same groups in the same order make the same batches. `budget_bytes` is the
     device's memory beside the weights; `max_rows` bounds a batch too, if given. Not for several threads at once.
     """
 
@@ -152,7 +153,7 @@ class Planner(Generic[T]):
         budget_bytes: int,
         max_new_tokens: int,
         max_rows: int | None = None,
-        window_pictures: int = WINDOW_PICTURES,
+        window_groups: int = WINDOW_GROUPS,
     ) -> None:
         self.budget_bytes = budget_bytes
         self.ceiling_bytes = budget_bytes
@@ -161,14 +162,14 @@ class Planner(Generic[T]):
         self._footprint = Footprint(shape)
         self._lengths = AnswerLengths(max_new_tokens)
         self._max_rows = math.inf if max_rows is None else max_rows
-        self._window_pictures = window_pictures
+        self._window_groups = window_groups
         self._window: Window[Share[T]] = Window()
-        self._rest: Share[T] | None = None  # of the picture that the last batch took a part of
+        self._rest: Share[T] | None = None  # of the group that the last batch took a part of
         self._num_passes = 0
 
-    def add(self, picture: Picture[T]) -> None:
-        """Let a picture wait for its batch."""
-        share = Share(picture=picture, rows=tuple(range(len(picture.prompt_tokens))))
+    def add(self, group: RowGroup[T]) -> None:
+        """Let a group wait for its batch."""
+        share = Share(group=group, rows=tuple(range(len(group.prompt_tokens))))
         self._window.add(share, share.load, self._bytes(share.load))
         self.num_waiting_rows += len(share.rows)
 
@@ -179,15 +180,15 @@ class Planner(Generic[T]):
 
     @property
     def is_ready(self) -> bool:
-        """Whether enough is waiting to choose from, or a picture was begun that has to be ended."""
-        if self._rest is not None or len(self._window) >= self._window_pictures:
+        """Whether enough is waiting to choose from, or a group was begun that has to be ended."""
+        if self._rest is not None or len(self._window) >= self._window_groups:
             return True
         return self.num_waiting_batches >= WINDOW_BATCHES
 
     def next_batch(self, *, flush: bool = False) -> Batch[T] | None:
         """The next batch, whose rows wait no longer; None where it is better to wait for more, or nothing is left.
 
-        `flush` makes it of whatever is waiting. The rows of a picture are in one batch, unless they don't fit, or
+        `flush` makes it of whatever is waiting. The rows of a group are in one batch, unless they don't fit, or
         memory would be left unused: then the others are in the batches directly after it.
         """
         if not self.num_waiting_rows or not (flush or self.is_ready):
@@ -202,7 +203,7 @@ class Planner(Generic[T]):
         return batch
 
     def halve(self, batch: Batch[T], *, num_reached_tokens: int = 0) -> list[Batch[T]]:
-        """Two batches in place of one that ran out of memory: of its pictures, or of the rows of its only one.
+        """Two batches in place of one that ran out of memory: of its groups, or of the rows of its only one.
 
         From now on no batch is planned to take more than CEILING_AFTER_FAILURE of what this one was predicted to take.
         But if its rows had grown by `num_reached_tokens`, further than planned, it was the expectation that failed:
@@ -219,20 +220,21 @@ class Planner(Generic[T]):
         return [self._batch(half) for half in self._halves(batch.shares)]
 
     def alone(self, batch: Batch[T]) -> list[Batch[T]]:
-        """A batch for each picture of one."""
+        """A batch for each group of one."""
         return [self._batch([share]) for share in batch.shares]
 
     def refusal(self, batch: Batch[T]) -> OutOfMemoryError:
         """What is wrong with a single row that doesn't fit, with the numbers."""
-        image_tokens = batch.shares[0].picture.num_image_tokens
-        text_tokens = batch.padded_length - image_tokens
+        visual_tokens = batch.shares[0].group.num_visual_tokens
+        text_tokens = batch.padded_length - visual_tokens
         predicted = self._footprint.peak_bytes(batch.load, batch.num_new_tokens)
         is_predicted = predicted > self.budget_bytes
         needed = f"about {gigabytes(predicted)}" if is_predicted else f"more than the expected {gigabytes(predicted)}"
+        of_visuals = f"{visual_tokens:,} tokens of the picture, " if visual_tokens else ""
         return OutOfMemoryError(
-            f"{image_tokens:,} tokens of the picture, {text_tokens:,} of the prompt and up to {batch.num_new_tokens:,} "
-            f"of the answer need {needed} of memory, and {gigabytes(max(0, self.budget_bytes))} were free for them; "
-            "lower --max-pixels or --max-new-tokens"
+            f"{of_visuals}{text_tokens:,} of the prompt and up to {batch.num_new_tokens:,} of the answer need "
+            f"{needed} of memory, and {gigabytes(max(0, self.budget_bytes))} were free for them; "
+            f"lower {'--max-pixels or ' if visual_tokens else ''}--max-new-tokens"
         )
 
     def observe(self, output_tokens: Iterable[int]) -> None:
@@ -255,7 +257,7 @@ class Planner(Generic[T]):
         return next((count for count in counts if self._fits(share.cut(count)[0].load)), 0)
 
     def _filled(self, seed: Share[T]) -> list[Share[T]]:
-        """`seed` and what fits beside it, the nearest lengths first; then a part of a picture if much is left."""
+        """`seed` and what fits beside it, the nearest lengths first; then a part of a group if much is left."""
         load, taken, left = seed.load, [], []
         for waiting in self._window.nearest(load.length):
             if not self._fits(load.plus(Load(num_rows=1))):
@@ -276,7 +278,7 @@ class Planner(Generic[T]):
         return max(load.num_rows / self._max_rows, self._bytes(load) / self.ceiling_bytes) < 1 - MAX_UNUSED
 
     def _begun(self, candidates: Iterable[Waiting[Share[T]]], load: Load) -> list[Share[T]]:
-        """A part of the first picture that has one that suits; its rest comes next."""
+        """A part of the first group that has one that suits; its rest comes next."""
         for waiting in candidates:
             if num_rows := self._num_suiting(waiting.what, load):
                 begun, self._rest = waiting.what.cut(num_rows)

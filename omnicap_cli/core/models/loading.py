@@ -1,4 +1,4 @@
-"""A vision-language model in memory: loaded whole and exactly as it was saved, or refused. It runs nothing.
+"""A model in memory: loaded whole and exactly as it was saved, or refused. It runs nothing.
 
 transformers fills weights that it doesn't find with random numbers, and runs code from folders if it is let: neither
 happens here.
@@ -35,6 +35,8 @@ _KEPT_SETTINGS: Final = (
 class LoadedModel:
     """A model ready to generate, in evaluation mode, and its processor, which pads on the left.
 
+    The `processor` of a language model is its tokenizer.
+
     `model.generation_config` is greedy, with `end_token_ids` and a padding token and nothing else of the model's own.
     Inputs go to `device`, and the weights are on all of `devices` (cpu, mps, cuda:N). `attn` is the attention that is
     really used. `unused_weights` are in the files only: some models leave a few there, many mean that config.json
@@ -49,6 +51,11 @@ class LoadedModel:
     end_token_ids: tuple[int, ...]
     unused_weights: tuple[str, ...] = ()
 
+    @property
+    def tokenizer(self) -> Any:
+        """What makes tokens of text."""
+        return getattr(self.processor, "tokenizer", self.processor)
+
 
 def load(
     files: ModelFiles,
@@ -62,7 +69,7 @@ def load(
     What is still on the hub is fetched; `announce` hears of how many bytes before. Raises EngineError for whatever is
     in the way: an architecture that isn't known or sees no pictures, files, memory, weights that aren't there.
     """
-    check_architecture(files)
+    sees = check_architecture(files)
     files = files.fetched(announce)
     assert files.weights is not None
     devices = _devices(placement, gpus)
@@ -70,14 +77,14 @@ def load(
     _check_room(files.name, files.weights, placement, devices)
     with libraries_quiet() as said:
         try:
-            model, info = load_model(files.folder, placement, devices)
+            model, info = load_model(files.folder, placement, devices, sees=sees)
         except Exception as error:  # of any kind, since transformers checks little by itself
             if is_out_of_memory(error) or any(map(mentions_memory, said)):
                 raise _no_room(files.name, files.weights, placement, devices) from error
             raise _unloadable(files.name, error) from error
         check_weights(files, info)
-        processor = load_processor(files.folder)
-        ends = _settle_generation(model, processor.tokenizer)
+        processor = load_processor(files.folder, sees=sees)
+        ends = _settle_generation(model, getattr(processor, "tokenizer", processor))
     return LoadedModel(
         model=model,
         processor=processor,
@@ -89,22 +96,25 @@ def load(
     )
 
 
-def load_processor(folder: Path) -> Any:
+def load_processor(folder: Path, *, sees: bool = True) -> Any:
     """What makes pictures and prompts into the input of the model in `folder`; it pads on the left.
 
-    Raises EngineError where a part of it is missing or makes no sense.
+    For a model that sees no pictures it is the tokenizer. Raises EngineError where a part of it is missing or makes no
+    sense.
     """
     with libraries_quiet():
         try:
-            return _read_processor(folder)
+            return _read_processor(folder) if sees else _pad_left(_read_tokenizer(folder), folder)
         except EngineError:
             raise
         except Exception as error:  # of any kind: those of the tokenizer's library have none
             raise _unloadable(f"the processor in {folder}", error) from error
 
 
-def check_architecture(files: ModelFiles) -> None:
-    """Raise EngineError unless the installed transformers knows the model as one that answers about pictures.
+def check_architecture(files: ModelFiles) -> bool:
+    """Whether the model sees pictures, or answers text alone, which `files.takes_text` has to allow.
+
+    Raises EngineError unless the installed transformers knows it as one that answers.
 
     Needs nothing but config.json, but takes seconds, as it imports torch. Raises MissingExtraError without it.
     """
@@ -119,7 +129,9 @@ def check_architecture(files: ModelFiles) -> None:
         raise missing_extra(error.name or "transformers") from error
     kind = files.model_type
     if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-        return
+        return True
+    if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and files.takes_text:
+        return False
     if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         hint = "Take a vision-language model, such as a Qwen2-VL; this one is for text only."
         raise EngineError(f"{files.name} can't see pictures: it is a {kind}, a language model", hint=hint)
@@ -165,22 +177,25 @@ def _no_room(name: str, weights: Weights, placement: Placement, devices: Sequenc
     return EngineError(what, hint=", ".join(ways[:-1]) + f", or {ways[-1]}.")
 
 
-def load_model(folder: Path, placement: Placement, devices: Sequence[str]) -> tuple[Any, dict[str, Any]]:
+def load_model(
+    folder: Path, placement: Placement, devices: Sequence[str], *, sees: bool = True
+) -> tuple[Any, dict[str, Any]]:
     """The model, and what transformers says of its weights. Raises whatever transformers does."""
     try:
-        return _from_pretrained(folder, placement, devices, attn=placement.attn)
+        return _from_pretrained(folder, placement, devices, attn=placement.attn, sees=sees)
     except (ValueError, ImportError):
         if placement.attn_is_asked:
             raise
-        return _from_pretrained(folder, placement, devices, attn=None)  # whichever the model has
+        return _from_pretrained(folder, placement, devices, attn=None, sees=sees)  # whichever the model has
 
 
 def _from_pretrained(
-    folder: Path, placement: Placement, devices: Sequence[str], *, attn: str | None
+    folder: Path, placement: Placement, devices: Sequence[str], *, attn: str | None, sees: bool
 ) -> tuple[Any, dict[str, Any]]:
-    from transformers import AutoModelForImageTextToText
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-    loaded: Any = AutoModelForImageTextToText.from_pretrained(
+    auto: Any = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+    loaded = auto.from_pretrained(
         folder,
         dtype=placement.dtype,
         attn_implementation=attn,
@@ -229,7 +244,7 @@ def check_weights(files: ModelFiles, info: Mapping[str, Any]) -> None:
         raise EngineError(f"{what}: {name} is {list(stored)} instead of {list(expected)}", hint=hint)
     if missing := sorted(info["missing_keys"]):
         what = f"{files.folder} lacks weights that a {files.model_type} has, {len(missing)} in all"
-        raise EngineError(f"{what}: {listed(missing)}", hint=hint)
+        raise EngineError(f"{what}: {listed(missing, max_shown=3)}", hint=hint)
 
 
 def _read_processor(folder: Path) -> Any:
@@ -242,13 +257,25 @@ def _read_processor(folder: Path) -> Any:
         raise EngineError(what, hint="Copy processor_config.json and preprocessor_config.json from the base model.")
     if processor.chat_template is None:  # older models have it with the tokenizer only
         processor.chat_template = tokenizer.chat_template
+    _pad_left(tokenizer, folder)
+    return processor
+
+
+def _read_tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def _pad_left(tokenizer: Any, folder: Path) -> Any:
+    """The tokenizer, set up for prompts of several lengths side by side."""
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             what = f"the tokenizer of {folder} has neither a pad_token nor an eos_token"
             raise EngineError(what, hint="Copy tokenizer_config.json from the base model.")
         tokenizer.pad_token = tokenizer.eos_token
-    return processor
+    return tokenizer
 
 
 def _settle_generation(model: Any, tokenizer: Any) -> tuple[int, ...]:

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from omnicap_cli.core.files.words import listed
 from omnicap_cli.core.models.hub import fetch_config, fetch_model, fetch_processor
-from omnicap_cli.core.models.weights import Weights, read_object, read_weights
+from omnicap_cli.core.models.model_json import read_object, read_object_if_there
+from omnicap_cli.core.models.weights import Weights, read_weights
 from omnicap_cli.errors import EngineError, OptionError
 
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -31,7 +32,8 @@ class ModelFiles:
     """One state of one model.
 
     `name` goes into records: the hub id, or the folder's own name. `fingerprint` tells this state from every other;
-    `config` is config.json. `weights` is None until a hub model has been fetched.
+    `config` is config.json. `weights` is None until a hub model has been fetched. With `takes_text` the model need not
+    see pictures.
     """
 
     name: str
@@ -40,17 +42,19 @@ class ModelFiles:
     folder: Path
     config: dict[str, Any]
     weights: Weights | None
+    takes_text: bool = False
 
     @classmethod
-    def find(cls, model: str, revision: str | None = None) -> ModelFiles:
+    def find(cls, model: str, revision: str | None = None, *, takes_text: bool = False) -> ModelFiles:
         """A folder, which is checked, or OWNER/NAME on the hub, of which config.json alone is fetched.
 
-        Raises OptionError if there is no such model, EngineError if something of it is missing or damaged.
+        With `takes_text` it need not see pictures. Raises OptionError if there is no such model, EngineError if
+        something of it is missing or damaged.
         """
         folder = _local_folder(model, revision)
         if folder:
             try:
-                return _found(folder)
+                return _check_folder(folder, takes_text=takes_text)
             except OSError as error:
                 raise _unreadable(folder, error) from error
         path = fetch_config(model, revision)
@@ -62,6 +66,7 @@ class ModelFiles:
             folder=path.parent,
             config=_read_config(path.parent),
             weights=None,
+            takes_text=takes_text,
         )
 
     @property
@@ -79,7 +84,7 @@ class ModelFiles:
         assert self.revision is not None
         folder = fetch_model(self.name, self.revision, announce)
         try:
-            _check_processor(folder)
+            _check_processor(folder, takes_text=self.takes_text)
             return replace(self, folder=folder, weights=read_weights(folder))
         except OSError as error:
             raise _unreadable(folder, error) from error
@@ -113,10 +118,10 @@ def _local_folder(model: str, revision: str | None) -> Path | None:
     return None
 
 
-def _found(folder: Path) -> ModelFiles:
+def _check_folder(folder: Path, *, takes_text: bool) -> ModelFiles:
     config = _read_config(folder)
     weights = read_weights(folder)
-    _check_processor(folder)
+    _check_processor(folder, takes_text=takes_text)
     return ModelFiles(
         name=folder.resolve().name or str(folder),
         revision=None,
@@ -124,20 +129,21 @@ def _found(folder: Path) -> ModelFiles:
         folder=folder,
         config=config,
         weights=weights,
+        takes_text=takes_text,
     )
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
     """Raises EngineError where there is none, or it isn't that of a whole model."""
     path, adapter = folder / "config.json", folder / "adapter_config.json"
-    if adapter.exists():
-        base = read_object(adapter).get("base_model_name_or_path")
+    if (of_adapter := read_object_if_there(adapter)) is not None:
+        base = of_adapter.get("base_model_name_or_path")
         what = f"{folder} holds an adapter (LoRA) for {base or 'another model'}, not a whole model"
         hint = "Merge it first: omnicap export CHECKPOINT -o DIR"
         raise EngineError(what, hint=hint)
     if not path.exists():
         inside = sorted(below.parent.name for below in folder.glob("*/config.json"))
-        where = f"There is one in {listed(inside)}: name that folder." if inside else _WHAT_TO_GIVE
+        where = f"There is one in {listed(inside, max_shown=3)}: name that folder." if inside else _WHAT_TO_GIVE
         raise EngineError(f"{folder} has no config.json, so it holds no model", hint=where)
     config = read_object(path)
     if not isinstance(config.get("model_type"), str):
@@ -145,16 +151,18 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _check_processor(folder: Path) -> None:
+def _check_processor(folder: Path, *, takes_text: bool) -> None:
     """Raise EngineError unless everything is there, and whole, that makes a prompt and pixels into a model's input."""
     objects = {
-        name: read_object(folder / name) if (folder / name).exists() else {}
+        name: read_object_if_there(folder / name) or {}
         for name in (
             *("preprocessor_config.json", "processor_config.json", "tokenizer_config.json", "tokenizer.json"),
             "generation_config.json",  # transformers passes over a damaged one, and with it the marks that end a text
         )
     }
-    if not (objects["preprocessor_config.json"] or "image_processor" in objects["processor_config.json"]):
+    if not takes_text and not (
+        objects["preprocessor_config.json"] or "image_processor" in objects["processor_config.json"]
+    ):
         raise _lacks(folder, "preprocessor_config.json", "how pictures are to be prepared")
     if not any((folder / name).exists() for name in _TOKENIZERS):
         raise _lacks(folder, "tokenizer.json", "how text becomes tokens")

@@ -10,19 +10,19 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import orjson
 
 from omnicap_cli.core.files.words import listed
 from omnicap_cli.core.models.devices import Placement
+from omnicap_cli.core.models.model_json import COPY_AGAIN, LFS_POINTER, lfs_pointer_error, read_object
 from omnicap_cli.errors import EngineError
 
 WEIGHTS: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
 _LENGTH_BYTES: Final = 8
 _MAX_HEADER_BYTES: Final = 100_000_000  # as in the library itself
-_LFS_POINTER: Final = b"version https://git-lfs"
 _PICKLED: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _NO_WEIGHTS: Final = ("optimizer", "scheduler", "scaler", "rng_state", "training_args")  # what a trainer leaves beside
 _FLOATS: Final = ("F64", "F32", "F16", "BF16")  # the types that loading converts; others stay as they are
@@ -31,8 +31,6 @@ _QUANTIZED_BYTES: Final = {
     "4bit": 0.516,  # nf4: half a byte, a byte of scale for 64 values, and a scale of 4 bytes for 256 of those
     "8bit": 1.0,
 }
-_AGAIN: Final = "Copy or download it again."
-_NUM_NAMED: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,21 +83,6 @@ def read_weights(folder: Path) -> Weights:
     return Weights(files=tuple(files), num_in_matrices=in_matrices, num_elsewhere=elsewhere, fixed_bytes=fixed_bytes)
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object. Raises EngineError where it holds something else, OSError as `open`."""
-    content = path.read_bytes()
-    if content.startswith(_LFS_POINTER):
-        raise _lfs_pointer(path)
-    try:
-        value = orjson.loads(content)
-    except orjson.JSONDecodeError as error:
-        what = f"is not JSON, or was cut off: {error}" if content.strip() else "is empty"
-        raise EngineError(f"{path} {what}", hint=_AGAIN) from error
-    if not isinstance(value, dict):
-        raise EngineError(f"{path} holds no JSON object", hint=_AGAIN)
-    return value
-
-
 def _weight_files(folder: Path) -> list[Path]:
     """In the order in which transformers looks for them."""
     if (folder / WEIGHTS).exists():
@@ -109,25 +92,28 @@ def _weight_files(folder: Path) -> list[Path]:
         raise _no_weights(folder)
     places = read_object(index).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
-        raise EngineError(f"{index} names no weight files", hint=_AGAIN)
+        raise EngineError(f"{index} names no weight files", hint=COPY_AGAIN)
     names = sorted(set(places.values()))
     if missing := [name for name in names if not (folder / name).exists()]:
-        what = f"{len(missing)} of the {len(names)} weight files that {index} names are missing: {listed(missing)}"
-        raise EngineError(what, hint="Copy or download them too.")
+        what = f"{len(missing)} of the {len(names)} weight files that {index} names are missing"
+        raise EngineError(f"{what}: {listed(missing, max_shown=3)}", hint="Copy or download them too.")
     return [folder / name for name in names]
 
 
 def _no_weights(folder: Path) -> EngineError:
     """What is there instead."""
     if shards := sorted(path.name for path in folder.glob("model-*-of-*.safetensors")):
-        what = f"{folder / INDEX} is missing; the weights in {listed(shards)} can't be told apart without it"
-        return EngineError(what, hint=_AGAIN)
+        what = (
+            f"{folder / INDEX} is missing; the weights in {listed(shards, max_shown=3)} can't be told apart without it"
+        )
+        return EngineError(what, hint=COPY_AGAIN)
     if (folder / "zero_to_fp32.py").exists():
         what = f"{folder} has no {WEIGHTS}: its weights are in the parts that DeepSpeed left"
         return EngineError(what, hint=f"Join them: cd {folder} && python zero_to_fp32.py . . --safe_serialization")
     found = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
     if pickled := [name for name in found if not name.startswith(_NO_WEIGHTS)]:
-        what = f"{folder} has its weights in {listed(pickled)}, which could run code: only safetensors are loaded"
+        files = listed(pickled, max_shown=3)
+        what = f"{folder} has its weights in {files}, which could run code: only safetensors are loaded"
         code = "import sys, transformers; transformers.AutoModelForImageTextToText.from_pretrained("
         code += "sys.argv[1], dtype='auto').save_pretrained(sys.argv[1])"
         return EngineError(what, hint=f'If you trust them, convert them: python -c "{code}" {folder}')
@@ -140,14 +126,14 @@ def _read_header(file: Path) -> Iterator[_Tensor]:
     """The tensors of a safetensors file. Raises EngineError if it is damaged."""
     size = file.stat().st_size
     with file.open("rb") as opened:
-        if opened.read(len(_LFS_POINTER)) == _LFS_POINTER:
-            raise _lfs_pointer(file)
+        if opened.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise lfs_pointer_error(file)
         opened.seek(0)
         length = int.from_bytes(opened.read(_LENGTH_BYTES), "little")
         if not size:
-            raise EngineError(f"{file} is empty", hint=_AGAIN)
+            raise EngineError(f"{file} is empty", hint=COPY_AGAIN)
         if size <= _LENGTH_BYTES or length > _MAX_HEADER_BYTES:
-            raise EngineError(f"{file} is not a safetensors file", hint=_AGAIN)
+            raise EngineError(f"{file} is not a safetensors file", hint=COPY_AGAIN)
         raw = opened.read(length)
     expected = _LENGTH_BYTES + length
     try:
@@ -159,14 +145,8 @@ def _read_header(file: Path) -> Iterator[_Tensor]:
             ]
             expected += max((tensor.end for tensor in tensors), default=0)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise EngineError(f"{file} is not a safetensors file, or its header is damaged", hint=_AGAIN) from error
+        raise EngineError(f"{file} is not a safetensors file, or its header is damaged", hint=COPY_AGAIN) from error
     if size != expected:
         least = "at least " if size < _LENGTH_BYTES + length else ""
-        raise EngineError(f"{file} has {size:,} bytes instead of {least}{expected:,}", hint=_AGAIN)
+        raise EngineError(f"{file} has {size:,} bytes instead of {least}{expected:,}", hint=COPY_AGAIN)
     yield from tensors
-
-
-def _lfs_pointer(path: Path) -> EngineError:
-    """What the user is told of a file whose content `git clone` left behind."""
-    hint = f"Fetch the files themselves: cd {path.parent} && git lfs install && git lfs pull"
-    return EngineError(f"{path} is only a Git LFS pointer to the real file", hint=hint)

@@ -46,8 +46,8 @@ class Engine(ABC):
 class Forecast(Protocol):
     """Counts what requests will cost."""
 
-    def add(self, group: Sequence[Request], *, width: int, height: int) -> None:
-        """Count the requests of one item, whose picture has `width` by `height` pixels."""
+    def add(self, group: Sequence[Request], sizes: Sequence[tuple[int, int]]) -> None:
+        """Count the requests of one item, whose visuals have `sizes`: width and height in pixels."""
         ...
 
     def named(self) -> dict[str, Any]:

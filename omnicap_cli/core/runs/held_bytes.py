@@ -1,6 +1,8 @@
-"""How many bytes of pictures that came by in a stream wait in memory. It knows no queue: who is to wait, waits."""
+"""How many bytes of files that came by in a stream wait in memory. It knows no queue: who is to wait, waits."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 
 class HeldBytes:
@@ -9,25 +11,24 @@ class HeldBytes:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._num_bytes = 0
-        self._holders: dict[int, int] = {}  # id of a content -> how many hold it
+        self._num_holders: dict[int, int] = {}  # by the id of a content
 
-    def has_room(self, content: bytes | None) -> bool:
-        """Whether it may be held too; a single content always may."""
-        if content is None or id(content) in self._holders or not self._num_bytes:
-            return True
-        return self._num_bytes + len(content) <= self._max_bytes
+    def has_room(self, contents: Iterable[bytes]) -> bool:
+        """Whether they may be held too; where nothing is held, they always may."""
+        new = {id(content): len(content) for content in contents if id(content) not in self._num_holders}
+        return not new or not self._num_bytes or self._num_bytes + sum(new.values()) <= self._max_bytes
 
-    def hold(self, content: bytes | None) -> None:
-        """One more holds it."""
-        if content is not None:
-            num_holders = self._holders.get(id(content), 0)
-            self._holders[id(content)] = num_holders + 1
+    def hold(self, contents: Iterable[bytes]) -> None:
+        """One more holds them."""
+        for content in contents:
+            num_holders = self._num_holders.get(id(content), 0)
+            self._num_holders[id(content)] = num_holders + 1
             self._num_bytes += 0 if num_holders else len(content)
 
-    def let_go(self, content: bytes | None) -> None:
-        """One of those that hold it doesn't any more."""
-        if content is not None:
-            self._holders[id(content)] -= 1
-            if not self._holders[id(content)]:
-                del self._holders[id(content)]
+    def let_go(self, contents: Iterable[bytes]) -> None:
+        """One of those that hold them doesn't any more."""
+        for content in contents:
+            self._num_holders[id(content)] -= 1
+            if not self._num_holders[id(content)]:
+                del self._num_holders[id(content)]
                 self._num_bytes -= len(content)

@@ -10,15 +10,13 @@ import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
+from omnicap_cli.core.runs.engine import Engine
 from omnicap_cli.core.runs.held_bytes import HeldBytes
 from omnicap_cli.core.runs.journal import Known
 from omnicap_cli.core.runs.records import Idle, Request, Result, encode_record
 from omnicap_cli.errors import OptionError
-
-if TYPE_CHECKING:
-    from omnicap_cli.core.runs.engine import Engine
 
 IDLE_SECONDS: Final = 0.5
 _WINDOW: Final = 4096  # requests planned but not yet durable: bounds memory, and how far results may overtake
@@ -164,15 +162,15 @@ class Pipeline:
 
     def _hold(self, request: Request) -> None:
         """Wait until there is room for what a request keeps in memory."""
-        content = request.item.media.content
+        contents = request.item.contents
         with self._held_changed:
-            while not self._held.has_room(content) and not self._stop.is_set():
+            while not self._held.has_room(contents) and not self._stop.is_set():
                 self._held_changed.wait(IDLE_SECONDS)
-            self._held.hold(content)
+            self._held.hold(contents)
 
     def _let_go(self, request: Request) -> None:
         with self._held_changed:
-            self._held.let_go(request.item.media.content)
+            self._held.let_go(request.item.contents)
             self._held_changed.notify()
 
     def _put(self, entry: Request | BaseException | None) -> None:

@@ -24,7 +24,7 @@ class RequestPlan:
     engine: EngineIdentity
     settings: Settings
     fill_columns: bool = False
-    _digests: dict[tuple[int, str], bytes] = field(default_factory=dict)
+    _digests: dict[tuple[int | str, ...], bytes] = field(default_factory=dict)
 
     @property
     def prompt_names(self) -> list[str]:
@@ -36,11 +36,11 @@ class RequestPlan:
         name = f"{item.id}\0{item.fingerprint}\0".encode("utf-8", "surrogatepass")
         requests = []
         for number, prompt in enumerate(self.prompts):
-            digest, asked, of = self._digest(number, item.media), prompt, item
+            digest, asked, of = self._digest(number, item.visuals), prompt, item
             if self.fill_columns and has_columns(prompt.system + prompt.user):
                 try:
                     asked = _filled(prompt, item)
-                    digest = self._digest_of(asked, item.media)
+                    digest = self._digest_of(asked, item.visuals)
                 except ItemError as error:
                     of = replace(item, error=item.error or error)
             key = hashlib.sha256(name + digest).hexdigest()
@@ -51,17 +51,17 @@ class RequestPlan:
         """The requests of each item, lazily."""
         return map(self.requests_of, items)
 
-    def _digest(self, number: int, media: MediaRef) -> bytes:
-        """What a key takes from everything but the item: the same for all items of one kind, so kept."""
-        place = (number, media.kind)
+    def _digest(self, number: int, visuals: Sequence[MediaRef]) -> bytes:
+        """What a key takes from everything but the item: the same for all items of the same kinds, so kept."""
+        place = (number, *(visual.kind for visual in visuals))
         if place not in self._digests:
-            self._digests[place] = self._digest_of(self.prompts[number], media)
+            self._digests[place] = self._digest_of(self.prompts[number], visuals)
         return self._digests[place]
 
-    def _digest_of(self, prompt: Prompt, media: MediaRef) -> bytes:
+    def _digest_of(self, prompt: Prompt, visuals: Sequence[MediaRef]) -> bytes:
         texts = [(each.type, each.style, each.lang, each.system, each.user) for each in (prompt, *prompt.choices)]
         engine = (self.engine.engine, self.engine.model, self.engine.revision, self.engine.fingerprint)
-        settings = {**self.settings.of(media), **self.engine.settings}
+        settings = {**self.settings.of(visuals), **self.engine.settings}
         named = [texts if prompt.choices else texts[0], engine, settings]
         return hashlib.sha256(orjson.dumps(named, option=orjson.OPT_SORT_KEYS)).digest()
 

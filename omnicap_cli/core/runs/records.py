@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -23,38 +23,51 @@ class Span(NamedTuple):
     num_bytes: int
 
 
+class TimeWindow(NamedTuple):
+    """A part of a clip, in seconds from its first frame."""
+
+    start_seconds: float
+    end_seconds: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MediaRef:
-    """Where the pixels of an item are; whoever uses them decodes them from here.
+    """Where the pixels of one visual are: a picture, a page, or a clip. Whoever uses them decodes them from here.
 
     `path` is a URL, or a path spelled as Python spells it (bytes that are not UTF-8 as surrogates); `page`, of a PDF or
-    of a TIFF with several, counts from 1. `span` is the part of the file that holds the picture, if not all of it does.
-    `content` is the picture's file itself where nobody can find it again: it came by in a stream.
+    of a TIFF with several, counts from 1; `window` is the part of a video that is meant, if not all of it is. `span` is
+    the part of the file that holds the visual, if not all of it does. `content` is the file itself where nobody can
+    find it again: it came by in a stream.
     """
 
     path: str
     page: int | None = None
-    kind: Literal["image", "pdf"] = "image"
+    kind: Literal["image", "pdf", "video"] = "image"
+    window: TimeWindow | None = None
     span: Span | None = None
     content: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One picture or page. `error` is set where planning already saw that it can't be read.
+    """What prompts are about: one picture, page or clip, several of them, or none where the text says everything.
 
-    `width` and `height` are pixels, where planning read a header; `fingerprint` tells one state of the media
-    from another; `meta` holds the caller's own columns.
+    `image` is what records call the (first) visual, None where there is none. `fingerprint` tells one state of the
+    visuals from another; `meta` holds the caller's own columns. `error` is set where planning already saw that it
+    can't be read.
     """
 
     id: str
-    image: str
-    media: MediaRef
+    image: str | None = None
+    visuals: tuple[MediaRef, ...] = ()
     fingerprint: str
-    width: int | None = None
-    height: int | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
     error: ItemError | None = None
+
+    @property
+    def contents(self) -> list[bytes]:
+        """The files of its visuals that are in memory."""
+        return [visual.content for visual in self.visuals if visual.content is not None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,10 +149,12 @@ class Settings:
         if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
             raise OptionError("--min-pixels", self.min_pixels, f"is more than --max-pixels {self.max_pixels}")
 
-    def of(self, media: MediaRef) -> dict[str, int]:
-        """The settings that change the result for `media`: only a PDF page has a resolution to choose."""
+    def of(self, visuals: Sequence[MediaRef]) -> dict[str, int]:
+        """The settings that change the result for `visuals`: only PDF pages have a resolution to choose."""
+        if not visuals:
+            return {}
         chosen = {
-            "dpi": self.dpi if media.kind == "pdf" else None,
+            "dpi": self.dpi if any(visual.kind == "pdf" for visual in visuals) else None,
             "min_pixels": self.min_pixels,
             "max_pixels": self.max_pixels,
         }
@@ -171,8 +186,9 @@ class Idle(enum.Enum):
 class Result:
     """What became of a request. `error` is set if and only if there is no caption.
 
-    `width` and `height` are those of the picture as shown (turned by its EXIF orientation), in pixels. Where the engine
-    chose the type, `prompt` is what it asked then, and `type_score` the share (0 to 1) that spoke for that type.
+    `width` and `height` are those of the only visual as shown (turned by its EXIF orientation), in pixels;
+    `image_tokens` are those of all visuals. Where the engine chose the type, `prompt` is what it asked then, and
+    `type_score` the share (0 to 1) that spoke for that type.
     """
 
     key: str
@@ -191,8 +207,7 @@ class Result:
     @classmethod
     def failed(cls, request: Request, error: ItemError, *, seconds: float = 0.0) -> Result:
         """The result of a request whose item can't be captioned."""
-        item = request.item
-        return cls(key=request.key, error=error, width=item.width, height=item.height, seconds=seconds)
+        return cls(key=request.key, error=error, seconds=seconds)
 
 
 def encode_record(request: Request, result: Result, engine: EngineIdentity) -> bytes:
@@ -207,9 +222,7 @@ def encode_record(request: Request, result: Result, engine: EngineIdentity) -> b
 def build_record(request: Request, result: Result, engine: EngineIdentity) -> dict[str, Any]:
     """The record as users see it, keys in the documented order."""
     item, prompt, error = request.item, result.prompt or request.prompt, result.error
-    record: dict[str, Any] = {"id": item.id, "image": item.image}
-    if item.media.page is not None:
-        record["page"] = item.media.page
+    record: dict[str, Any] = {"id": item.id, **_named_visuals(item)}
     record |= {"type": prompt.type, "style": prompt.style, "lang": prompt.lang}
     if result.type_score is not None:
         record["type_score"] = round(result.type_score, 4)
@@ -225,7 +238,7 @@ def build_record(request: Request, result: Result, engine: EngineIdentity) -> di
         "engine": engine.engine,
         "prompt_sha": prompt.sha,
         **({"prompt": prompt.user} if prompt.own else {}),
-        "settings": {**request.settings.of(item.media), **engine.settings},
+        "settings": {**request.settings.of(item.visuals), **engine.settings},
         "width": result.width,
         "height": result.height,
         "prompt_tokens": result.prompt_tokens,
@@ -237,3 +250,16 @@ def build_record(request: Request, result: Result, engine: EngineIdentity) -> di
         "meta": dict(item.meta),
     }
     return record
+
+
+def _named_visuals(item: Item) -> dict[str, Any]:
+    """What a record says of an item's visuals: of one its file, and which part of it; of several their files."""
+    if len(item.visuals) > 1:
+        return {"images": [visual.path for visual in item.visuals]}
+    visual = item.visuals[0] if item.visuals else MediaRef(path="")
+    named: dict[str, Any] = {"video" if visual.kind == "video" else "image": item.image}
+    if visual.page is not None:
+        named["page"] = visual.page
+    if visual.window is not None:
+        named["window"] = list(visual.window)
+    return named

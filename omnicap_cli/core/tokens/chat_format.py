@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
+from omnicap_cli.core.models.model_json import read_object_if_there
 from omnicap_cli.errors import EngineError
 
 IMAGE, VIDEO = "image", "video"
@@ -159,23 +160,18 @@ def _between(text: str, words: Sequence[str]) -> list[str]:
 
 def _read(folder: Path) -> tuple[str, dict[str, str]]:
     """The template of a folder, and the tokens that it may write by name."""
-    config = _object(folder / "tokenizer_config.json")
+    config = read_object_if_there(folder / "tokenizer_config.json") or {}
     named = {name: config[name] for name in _NAMED_TOKENS if config.get(name)}
     variables = {name: token["content"] if isinstance(token, dict) else str(token) for name, token in named.items()}
     if (folder / "chat_template.jinja").exists():
         return (folder / "chat_template.jinja").read_text("utf-8"), variables
-    template = _object(folder / "chat_template.json").get("chat_template") or config.get("chat_template")
+    of_processor = read_object_if_there(folder / "chat_template.json") or {}
+    template = of_processor.get("chat_template") or config.get("chat_template")
     if isinstance(template, list):  # of several, by name
         template = {each.get("name"): each.get("template") for each in template}.get("default")
     if not isinstance(template, str):
         raise EngineError(f"{folder} has no chat_template.jinja, which says how a question is put", hint=_HINT)
     return template, variables
-
-
-def _object(path: Path) -> dict[str, Any]:
-    from omnicap_cli.core.models.weights import read_object
-
-    return read_object(path) if path.exists() else {}
 
 
 def _refuse(why: str) -> NoReturn:

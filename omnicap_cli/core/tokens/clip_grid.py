@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple
 
-from omnicap_cli.core.models.weights import read_object
+from omnicap_cli.core.models.model_json import read_object_if_there
 from omnicap_cli.core.tokens.pixel_grid import MAX_ASPECT_RATIO, PixelGrid
 from omnicap_cli.errors import AspectRatioError, EngineError, UnsupportedError
 
@@ -89,9 +89,9 @@ class ClipGrid(ABC):
         Raises EngineError where a file is damaged or holds impossible numbers.
         Source: `AutoVideoProcessor.from_pretrained` in transformers, which looks into these files in this order.
         """
-        config = (_read(folder / "processor_config.json") or {}).get("video_processor")
+        config = (read_object_if_there(folder / "processor_config.json") or {}).get("video_processor")
         for name in _FILES:
-            config = _read(folder / name) if config is None else config
+            config = read_object_if_there(folder / name) if config is None else config
         if config is None:
             return None
         if not isinstance(config, dict):
@@ -270,7 +270,7 @@ def _kind_name(config: Mapping[str, Any], folder: Path) -> str | None:
     name = str(config.get("image_processor_type")).replace("ImageProcessor", "VideoProcessor")
     if name in _KINDS:
         return name
-    return _KIND_NAMES.get(str((_read(folder / "config.json") or {}).get("model_type")))
+    return _KIND_NAMES.get(str((read_object_if_there(folder / "config.json") or {}).get("model_type")))
 
 
 def _limits(config: Mapping[str, Any], *, beside_size: bool) -> dict[str, Any]:
@@ -305,13 +305,3 @@ def _is_possible(name: str, value: object) -> bool:
     if name == "fps":
         return type(value) in (int, float) and 0 < value < math.inf  # type: ignore[operator]
     return type(value) is int and value > 0
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """The JSON object in a file of a model's folder, or None where there is no such file."""
-    try:
-        return read_object(path)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise EngineError(f"can't read {path}: {error.strerror}") from error

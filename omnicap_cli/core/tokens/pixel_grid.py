@@ -5,13 +5,13 @@ It is done for millions of pictures, so it is plain Python on two integers, and 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from omnicap_cli.core.models.model_json import read_object_if_there
 from omnicap_cli.errors import AspectRatioError, EngineError
 
 MAX_ASPECT_RATIO: Final = 200  # of transformers' smart_resize; no configuration changes it
@@ -48,8 +48,8 @@ class PixelGrid:
 
         Raises EngineError where the folder doesn't say how they are cut.
         """
-        nested = _read_object(folder / "processor_config.json").get("image_processor")
-        config = nested or _read_object(folder / "preprocessor_config.json")
+        nested = (read_object_if_there(folder / "processor_config.json") or {}).get("image_processor")
+        config = nested or read_object_if_there(folder / "preprocessor_config.json")
         if not config:
             raise EngineError(f"{folder} doesn't say how the model cuts pictures", hint=_COPY_IT)
         return cls.of_config(config)
@@ -110,18 +110,3 @@ class PixelGrid:
     def num_tokens(self, height: int, width: int) -> int:
         """Tokens that stand in the prompt for a picture. Raises as `resized`."""
         return self.num_patches(height, width) // self.merge_size**2
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file of a model's folder, empty where there is no such file."""
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise EngineError(f"can't read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise EngineError(f"{path} is damaged: {error}", hint="copy or download it again") from error
-    if not isinstance(content, dict):
-        raise EngineError(f"{path} is damaged: it holds no object", hint="copy or download it again")
-    return content

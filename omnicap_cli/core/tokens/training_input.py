@@ -55,7 +55,7 @@ class TrainingInput:
 
     def __init__(self, format: TrainingFormat, *, fast: bool = True) -> None:
         self.format = format
-        tokenizer_json = _read(format.folder / "tokenizer.json")
+        tokenizer_json = _read_tokenizer(format.folder / "tokenizer.json")
         self._tokenizer_digest = _digest(tokenizer_json)
         self._chat = ChatFormat.of_folder(format.folder)
         self.text = TextTokens(tokenizer_json, written=self._chat.written, fast=fast)
@@ -156,7 +156,7 @@ def _in_places(sample: Sample, images: Sequence[Media], clips: Sequence[Media]) 
     return [next(waiting[kind]) for kind in places]
 
 
-def _read(path: Path) -> bytes:
+def _read_tokenizer(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:

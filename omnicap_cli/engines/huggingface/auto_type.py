@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from omnicap_cli.engines.huggingface.prefill import Pictures, prefill
+from omnicap_cli.engines.huggingface.prefill import EncodedOfRows, prefill
 
 
 class NameScorer:
@@ -17,14 +17,14 @@ class NameScorer:
     has for each row the probability of each name, of all names together (they add up to 1).
     """
 
-    def __init__(self, names: Sequence[Sequence[int]], *, pictures: Pictures | None) -> None:
-        self._names, self._pictures = names, pictures
+    def __init__(self, names: Sequence[Sequence[int]], *, encoded: EncodedOfRows | None) -> None:
+        self._names, self._encoded = names, encoded
         self.shares: list[list[float]] = []
 
     def __call__(self, model: Any, input_ids: torch.Tensor, **model_kwargs: Any) -> torch.Tensor:
         for name in ("logits_processor", "stopping_criteria", "generation_config"):
             del model_kwargs[name]
-        scores, model_kwargs = prefill(model, input_ids, model_kwargs, self._pictures)
+        scores, model_kwargs = prefill(model, input_ids, model_kwargs, self._encoded)
         first = scores.log_softmax(dim=-1)
         names = [first[:, name[0]] + self._rest(model, name, len(input_ids), model_kwargs) for name in self._names]
         self.shares = torch.stack(names, dim=-1).softmax(dim=-1).tolist()

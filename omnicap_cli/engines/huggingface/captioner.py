@@ -1,6 +1,6 @@
-"""One loaded vision-language model: pictures to embeddings, embeddings and questions to captions.
+"""One loaded model: visuals to embeddings, embeddings and questions to texts; or questions alone.
 
-Each picture is encoded once, whatever is asked about it. It knows no files, no batch planning and no journal.
+Each visual is encoded once, whatever is asked about it. It knows no files, no batch planning and no journal.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from transformers import GenerationConfig
 from omnicap_cli.core.models.loading import LoadedModel
 from omnicap_cli.core.models.memory import is_out_of_memory
 from omnicap_cli.core.runs.records import Prompt, Request, Result, Settings
-from omnicap_cli.core.tokens.prompt_tokens import Chat
+from omnicap_cli.core.tokens.visual_chat import VisualChat, chat_of
 from omnicap_cli.engines.generation import Generation
 from omnicap_cli.engines.huggingface.auto_type import NameScorer
 from omnicap_cli.engines.huggingface.decoding import Decoder, Row
 from omnicap_cli.engines.huggingface.kv_cache import roomy_cache
-from omnicap_cli.engines.huggingface.prefill import Pictures
+from omnicap_cli.engines.huggingface.prefill import EncodedOfRows
 
 _GRID: Final = "image_grid_thw"  # the encoder's, and what positions are made from
 _RETRY_TEMPERATURE: Final = 0.7  # at which a caption that ran into a loop is tried once more
 
 
 @dataclass(frozen=True, slots=True)
-class _Encoded:
-    """What a vision encoder made of one picture; `kind` and `is_stacked` say how transformers hands it on."""
+class _EncodedVisual:
+    """What a vision encoder made of one visual; `kind` and `is_stacked` say how transformers hands it on."""
 
     kind: type
     pooled: list[torch.Tensor]
@@ -42,7 +42,7 @@ class _Encoded:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Prepared:
-    """A picture as the model takes it: what its image processor made of it, and its size in pixels as shown.
+    """A visual as the model takes it: what its processor made of it, and its size in pixels as shown.
 
     Once it went through the vision encoder, `encoded` is what is left of it for whatever else is asked about it.
     """
@@ -50,33 +50,38 @@ class Prepared:
     inputs: dict[str, Any]
     width: int
     height: int
-    encoded: _Encoded | None = None
+    encoded: _EncodedVisual | None = None
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Question:
-    """A request about a prepared picture. `prompt` is what is asked, chosen by the model where that was left to it."""
+    """A request about prepared visuals, if any. `prompt` is what is asked, chosen by the model where it may choose."""
 
     request: Request
-    picture: Prepared
+    visuals: Sequence[Prepared]
     prompt: Prompt
     seconds: float = 0.0
     type_score: float | None = None
 
     @classmethod
-    def of(cls, request: Request, picture: Prepared) -> Question:
+    def of(cls, request: Request, visuals: Sequence[Prepared]) -> Question:
         """The request's own question."""
-        return cls(request=request, picture=picture, prompt=request.prompt)
+        return cls(request=request, visuals=visuals, prompt=request.prompt)
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Width and height of its visuals."""
+        return [(visual.width, visual.height) for visual in self.visuals]
 
 
 class Captioner:
-    """A model that answers questions about pictures, many at a time; used by one thread, but for `prepare`."""
+    """A model that answers questions, many at a time; used by one thread, but for `prepare`."""
 
     def __init__(self, loaded: LoadedModel, generation: Generation) -> None:
         self.device = str(loaded.device)
         self.is_over = threading.Event()  # nobody wants an answer any more
-        self.chat = Chat(loaded.processor)
-        self._model, self._processor = loaded.model, loaded.processor
+        self.chat = chat_of(loaded.processor)
+        self._model, self._processor, self._tokenizer = loaded.model, loaded.processor, loaded.tokenizer
         self._end_token_ids = frozenset(loaded.end_token_ids)
         self._generation = generation
         self._decoder: Decoder | None = None
@@ -84,6 +89,7 @@ class Captioner:
 
     def prepare(self, image: Image.Image, settings: Settings) -> Prepared:
         """The picture as the model takes it, on the CPU. Safe in any thread."""
+        assert isinstance(self.chat, VisualChat), "who counts pictures for a language model is refused"
         inputs = self._processor.image_processor(images=image, **self.chat.image_kwargs(settings))
         return Prepared(inputs=dict(inputs), width=image.width, height=image.height)
 
@@ -100,7 +106,7 @@ class Captioner:
         """
         started = time.monotonic()
         self._decoder = None
-        self._encode(list({id(each.picture): each.picture for each in questions}.values()))
+        self._encode(list({id(visual): visual for each in questions for visual in each.visuals}.values()))
         self._choose_types([each for each in questions if each.prompt.choices])
         for question in questions:
             question.seconds += (time.monotonic() - started) / len(questions)
@@ -148,38 +154,39 @@ class Captioner:
     def _result(self, question: Question, row: Row) -> Result:
         assert row.ending is not None
         tokens, reason = row.ending
-        width, height = question.picture.width, question.picture.height
-        counts = self.chat.counts(question.prompt, width=width, height=height, settings=question.request.settings)
+        sizes = question.sizes
+        counts = self.chat.counts(question.prompt, sizes, question.request.settings)
+        width, height = sizes[0] if len(sizes) == 1 else (None, None)
         return Result(
             key=question.request.key,
-            text=self._processor.tokenizer.decode(tokens, skip_special_tokens=True),
+            text=self._tokenizer.decode(tokens, skip_special_tokens=True),
             finish_reason=reason,
             width=width,
             height=height,
             prompt_tokens=counts.prompt_tokens,
-            image_tokens=counts.image_tokens,
+            image_tokens=counts.visual_tokens,
             output_tokens=len(tokens),
             seconds=question.seconds + row.seconds,
             prompt=question.prompt,
             type_score=question.type_score,
         )
 
-    # ------------------------------------------------------------------------------------- pictures to embeddings
+    # ------------------------------------------------------------------------------------- visuals to embeddings
 
-    def _encode(self, pictures: Sequence[Prepared]) -> None:
-        """Each picture once. What a model packs into one sequence goes through its encoder together."""
-        new = [picture for picture in pictures if picture.encoded is None and self._encoder_takes]
-        packs = [new] if new and _GRID in new[0].inputs else [[picture] for picture in new]
+    def _encode(self, visuals: Sequence[Prepared]) -> None:
+        """Each visual once. What a model packs into one sequence goes through its encoder together."""
+        new = [visual for visual in visuals if visual.encoded is None and self._encoder_takes]
+        packs = [new] if new and _GRID in new[0].inputs else [[visual] for visual in new]
         for pack in packs:
             names = [name for name in self._encoder_takes if name in pack[0].inputs]
-            inputs = {name: self._joined([picture.inputs[name] for picture in pack]) for name in names}
+            inputs = {name: self._concatenate([visual.inputs[name] for visual in pack]) for name in names}
             outputs = self._model.base_model.get_image_features(**inputs, return_dict=True)
-            for picture, encoded in zip(pack, _taken_apart(outputs, len(pack)), strict=True):
-                picture.encoded = encoded
+            for visual, encoded in zip(pack, _split_by_visual(outputs, len(pack)), strict=True):
+                visual.encoded = encoded
                 for name in set(names) - {_GRID}:  # of which processors still ask for the shape
-                    picture.inputs[name] = torch.zeros((), dtype=torch.uint8).expand(picture.inputs[name].shape)
+                    visual.inputs[name] = torch.zeros((), dtype=torch.uint8).expand(visual.inputs[name].shape)
 
-    def _joined(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    def _concatenate(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
         return torch.cat([each.to(self.device, non_blocking=True) for each in tensors])
 
     # ------------------------------------------------------------------------------------- embeddings to text
@@ -202,10 +209,9 @@ class Captioner:
             eos_token_id=own.eos_token_id,
             pad_token_id=own.pad_token_id,
         )
-        pictures = self._pictures(questions)
         self._decoder = Decoder(
             rows,
-            pictures=pictures,
+            encoded=self._encoded_of_rows(questions),
             end_token_ids=self._end_token_ids,
             on_end=on_end,
             is_over=self.is_over,
@@ -218,30 +224,32 @@ class Captioner:
         )
 
     def _inputs(self, questions: Sequence[Question]) -> dict[str, Any]:
-        """What `generate` takes: prompts of shape (rows, longest), padded on the left; of pictures the rest."""
-        prompts = [self.chat.input_ids(each.prompt, each.picture.inputs) for each in questions]
+        """What `generate` takes: prompts of shape (rows, longest), padded on the left; of visuals the rest."""
+        prompts = [self.chat.input_ids(each.prompt, [visual.inputs for visual in each.visuals]) for each in questions]
         inputs: dict[str, Any] = {
-            "input_ids": self._padded(prompts, self._processor.tokenizer.pad_token_id),
-            "attention_mask": self._padded([[1] * len(ids) for ids in prompts], 0),
+            "input_ids": self._pad(prompts, self._tokenizer.pad_token_id),
+            "attention_mask": self._pad([[1] * len(ids) for ids in prompts], 0),
         }
         types = [self.chat.token_types(ids) for ids in prompts]
-        inputs |= {name: self._padded([each[name] for each in types], 0) for name in types[0]}
-        pictures = [question.picture for question in questions]
+        inputs |= {name: self._pad([each[name] for each in types], 0) for name in types[0]}
+        visuals = [visual.inputs for question in questions for visual in question.visuals]
         inputs |= {
-            name: self._joined([picture.inputs[name] for picture in pictures])
-            for name, value in pictures[0].inputs.items()
+            name: self._concatenate([each[name] for each in visuals])
+            for name, value in (visuals[0] if visuals else {}).items()
             if isinstance(value, torch.Tensor)
             and name not in self._processor.unused_input_names
             and (name == _GRID or name not in self._encoder_takes)
         }
         return inputs
 
-    def _pictures(self, questions: Sequence[Question]) -> Pictures | None:
-        """What gives what was encoded of the pictures, for any of the rows; None where nothing was."""
-        encoded = [question.picture.encoded for question in questions]
-        return (lambda rows: _put_together([encoded[row] for row in rows])) if encoded[0] else None
+    def _encoded_of_rows(self, questions: Sequence[Question]) -> EncodedOfRows | None:
+        """What gives what was encoded of the visuals of any of the rows; None where a visual goes in as pixels."""
+        encoded = [[visual.encoded for visual in question.visuals] for question in questions]
+        if any(visual is None for of_row in encoded for visual in of_row):
+            return None
+        return lambda rows: _as_encoder_output([visual for row in rows for visual in encoded[row]])
 
-    def _padded(self, rows: Sequence[Sequence[int]], filling: int) -> torch.Tensor:
+    def _pad(self, rows: Sequence[Sequence[int]], filling: int) -> torch.Tensor:
         longest = max(map(len, rows))
         return torch.tensor([[filling] * (longest - len(row)) + list(row) for row in rows], device=self.device)
 
@@ -252,8 +260,8 @@ class Captioner:
         if not questions:
             return
         names = [choice.type for choice in questions[0].prompt.choices]
-        tokens = [self._processor.tokenizer.encode(name, add_special_tokens=False) for name in names]
-        scorer = NameScorer(tokens, pictures=self._pictures(questions))
+        tokens = [self._tokenizer.encode(name, add_special_tokens=False) for name in names]
+        scorer = NameScorer(tokens, encoded=self._encoded_of_rows(questions))
         self._model.generate(
             **self._inputs(questions),
             past_key_values=roomy_cache(self._model),
@@ -273,23 +281,25 @@ def _encoder_parameters(model: Any) -> tuple[str, ...]:
     return tuple(inspect.signature(encode).parameters)
 
 
-def _taken_apart(outputs: Any, num_pictures: int) -> list[_Encoded]:
-    """What a vision encoder made of each picture. A single one may be several tiles."""
+def _split_by_visual(outputs: Any, num_visuals: int) -> list[_EncodedVisual]:
+    """What a vision encoder made of each visual. A single one may be several tiles."""
     pooled, deepstack = outputs.pooler_output, getattr(outputs, "deepstack_features", None) or []
     is_stacked = isinstance(pooled, torch.Tensor)
-    if num_pictures == 1:
-        return [_Encoded(type(outputs), list(pooled), is_stacked, [list(layer) for layer in deepstack])]
+    if num_visuals == 1:
+        return [_EncodedVisual(type(outputs), list(pooled), is_stacked, [list(layer) for layer in deepstack])]
     return [  # copies, since a view would keep what was encoded of all
-        _Encoded(type(outputs), [pooled[n].clone()], is_stacked, [[layer[n].clone()] for layer in deepstack])
-        for n in range(num_pictures)
+        _EncodedVisual(type(outputs), [pooled[n].clone()], is_stacked, [[layer[n].clone()] for layer in deepstack])
+        for n in range(num_visuals)
     ]
 
 
-def _put_together(encoded: Sequence[Any]) -> Any:
-    """What was encoded of a picture for each row, as the model's encoder would have returned it."""
+def _as_encoder_output(encoded: Sequence[Any]) -> Any:
+    """What was encoded of visuals, as the model's encoder would have returned it for all of them; None for none."""
+    if not encoded:
+        return None
     pooled = [tensor for each in encoded for tensor in each.pooled]
     outputs: dict[str, Any] = {"pooler_output": torch.stack(pooled) if encoded[0].is_stacked else pooled}
     if encoded[0].deepstack:
         layers = zip(*(each.deepstack for each in encoded), strict=True)
-        outputs["deepstack_features"] = [[tensor for of_row in layer for tensor in of_row] for layer in layers]
+        outputs["deepstack_features"] = [[tensor for of_visual in layer for tensor in of_visual] for layer in layers]
     return encoded[0].kind(**outputs)

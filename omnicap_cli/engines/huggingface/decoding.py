@@ -17,7 +17,7 @@ import torch
 
 from omnicap_cli.core.runs.records import FinishReason
 from omnicap_cli.engines.generation import Ending
-from omnicap_cli.engines.huggingface.prefill import Pictures, prefill
+from omnicap_cli.engines.huggingface.prefill import EncodedOfRows, prefill
 from omnicap_cli.engines.loops import LoopDetector
 
 _MAX_SHARE_ALIVE: Final = 7 / 8  # of the rows; with fewer, leaving the others out is worth copying the cache
@@ -63,12 +63,12 @@ class Decoder:
         self,
         rows: Sequence[Row],
         *,
-        pictures: Pictures | None,
+        encoded: EncodedOfRows | None,
         end_token_ids: Collection[int],
         on_end: Callable[[int], None],
         is_over: threading.Event,
     ) -> None:
-        self._rows, self._pictures, self._end_token_ids, self._on_end = rows, pictures, end_token_ids, on_end
+        self._rows, self._encoded, self._end_token_ids, self._on_end = rows, encoded, end_token_ids, on_end
         self._is_over = is_over
         self.num_steps = 0  # and so tokens of the rows that haven't ended
 
@@ -85,7 +85,7 @@ class Decoder:
         started = time.monotonic()
         places = list(range(len(self._rows)))  # of the rows in the tensors: those that ended stay until it pays
         seen = _without_padding(input_ids, model_kwargs) if logits_processor else None
-        scores, model_kwargs = prefill(model, input_ids, model_kwargs, self._pictures)
+        scores, model_kwargs = prefill(model, input_ids, model_kwargs, self._encoded)
         while True:
             last = self._choose(scores if seen is None else logits_processor(seen, scores), places)
             del scores

@@ -1,6 +1,6 @@
-"""Vision-language models through transformers: what `--model` names, on GPUs or the CPU, in one process or several.
+"""Models through transformers: what `--model` names, on GPUs or the CPU, in one process or several.
 
-This side knows which model it is and loads it once there is work; `batches` brings the work through it.
+This side knows which model it is and loads it once there is work; `scheduler` brings the work through it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from omnicap_cli.core.models.loading import check_architecture
 from omnicap_cli.core.models.machine import Machine, num_cores, read_machine
 from omnicap_cli.core.models.memory import budget_bytes
 from omnicap_cli.core.models.model_files import ModelFiles
-from omnicap_cli.core.runs.engine import Engine
+from omnicap_cli.core.runs.engine import Engine, Forecast
 from omnicap_cli.core.runs.records import EngineIdentity, Idle, Request, Result
 from omnicap_cli.core.workers.child import Child, ChildDiedError
 from omnicap_cli.engines.huggingface.replicas import Replicas
@@ -30,9 +30,9 @@ from omnicap_cli.errors import EngineError, OptionError
 if TYPE_CHECKING:
     from omnicap_cli.core.batching.planner import Planner
     from omnicap_cli.engines.huggingface.captioner import Captioner
-    from omnicap_cli.engines.huggingface.forecast import Forecast, Group
+    from omnicap_cli.engines.huggingface.forecast import Requests
 
-    Loaded = tuple[Captioner, Callable[[], Planner[Group]]]
+    Loaded = tuple[Captioner, Callable[[], Planner[Requests]]]
 
 _POLL_SECONDS: Final = 0.2
 _VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
@@ -44,7 +44,8 @@ class HuggingFaceEngine(Engine):
 
     def __init__(self, options: EngineOptions) -> None:
         self._options = options
-        self._files = ModelFiles.find(DEFAULT_MODEL if options.model is None else options.model, options.revision)
+        name = DEFAULT_MODEL if options.model is None else options.model
+        self._files = ModelFiles.find(name, options.revision, takes_text=options.takes_text)
         self._machine = self._read_machine()
         given = options.devices
         if given.gpus is not None and not self._machine.gpus:
@@ -57,7 +58,7 @@ class HuggingFaceEngine(Engine):
             quantize=given.quantize,
             machine=self._machine,
         )
-        check_architecture(self._files)
+        self._sees = check_architecture(self._files)
         self._loading: Future[Loaded] | None = None
         self.identity = EngineIdentity(
             engine="huggingface",
@@ -135,17 +136,17 @@ class HuggingFaceEngine(Engine):
         from transformers import AutoConfig
 
         from omnicap_cli.core.models.loading import load_processor
-        from omnicap_cli.core.tokens.prompt_tokens import Chat
-        from omnicap_cli.engines.huggingface.forecast import Forecast
+        from omnicap_cli.core.tokens.visual_chat import chat_of
+        from omnicap_cli.engines.huggingface.forecast import BatchForecast
 
         devices = [f"cuda:{index}" for index in self._gpus(self._files) or ()] or [self._placement.device]
         weights_bytes = self._files.weights.loaded_bytes(self._placement)
         config = AutoConfig.from_pretrained(self._files.folder, local_files_only=True)
         budget = min(map(budget_bytes, devices)) - weights_bytes // len(devices)
         planner = self._planner(config, self._placement.attn, budget)
-        return Forecast(Chat(load_processor(self._files.folder)), planner)
+        return BatchForecast(chat_of(load_processor(self._files.folder, sees=self._sees)), planner)
 
-    def _planner(self, config: Any, attention: str, budget_bytes: int) -> Planner[Group]:
+    def _planner(self, config: Any, attention: str, budget_bytes: int) -> Planner[Requests]:
         from omnicap_cli.core.batching.footprint import ModelShape
         from omnicap_cli.core.batching.planner import Planner
 

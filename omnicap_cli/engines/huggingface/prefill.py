@@ -12,29 +12,29 @@ import torch
 
 from omnicap_cli.engines.huggingface.kv_cache import can_join, join, roomy_cache
 
-Pictures = Callable[[Sequence[int]], Any]  # what was encoded of the pictures of some rows, as the model takes it
+EncodedOfRows = Callable[[Sequence[int]], Any]  # what was encoded of the visuals of some rows, None without any
 _MAX_TOKENS: Final = 8192  # of a pass, padding included: enough to keep any device busy
 
 
 def prefill(
-    model: Any, input_ids: torch.Tensor, model_kwargs: dict[str, Any], pictures: Pictures | None
+    model: Any, input_ids: torch.Tensor, model_kwargs: dict[str, Any], encoded: EncodedOfRows | None
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """The scores of the next token, shape (rows, tokens known), and what the following passes take.
 
-    `input_ids`, shape (rows, length), is padded on the left. Without `pictures` all rows are one pass, with whatever
+    `input_ids`, shape (rows, length), is padded on the left. Without `encoded` all rows are one pass, with whatever
     `model_kwargs` hold of theirs.
     """
     cache = model_kwargs["past_key_values"]
     mask = model_kwargs.get("attention_mask")
     lengths = [input_ids.shape[1]] * len(input_ids) if mask is None else mask.sum(dim=-1).tolist()
-    packs = _packs(lengths) if pictures is not None and can_join(cache) else [list(range(len(lengths)))]
+    packs = _packs(lengths) if encoded is not None and can_join(cache) else [list(range(len(lengths)))]
     places = [torch.tensor(pack, device=input_ids.device) for pack in packs]
     scores, caches = [], [cache, *(roomy_cache(model) for _ in packs[1:])]
     for pack, place, part_cache in zip(packs, places, caches, strict=True):
         length = max(lengths[row] for row in pack)
         kwargs = _part(model_kwargs, place, length) | {"past_key_values": part_cache}
-        if pictures is not None:
-            kwargs["mm_encoder_outputs"] = {"image": pictures(pack)}
+        if encoded is not None and (of_pack := encoded(pack)) is not None:
+            kwargs["mm_encoder_outputs"] = {"image": of_pack}
         inputs = model.prepare_inputs_for_generation(input_ids[place, -length:], is_first_iteration=True, **kwargs)
         outputs = model(**inputs, return_dict=True)
         scores.append(outputs.logits[:, -1].float())

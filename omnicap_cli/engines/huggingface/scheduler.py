@@ -1,6 +1,6 @@
 """Requests through one loaded model, in batches that fit its device. It knows the model's interface, not its inside.
 
-Three threads share the work: one reads headers and counts tokens, one plans batches and prepares their pictures, one
+Three threads share the work: one reads headers and counts tokens, one plans batches and prepares their visuals, one
 keeps the device busy. Each caption is given out as soon as it has ended.
 """
 
@@ -20,36 +20,36 @@ from omnicap_cli.core.batching.planner import Batch, Planner, Share
 from omnicap_cli.core.files.words import with_class_name
 from omnicap_cli.core.models.memory import is_out_of_memory, release_memory
 from omnicap_cli.core.runs.held_bytes import HeldBytes
-from omnicap_cli.core.runs.records import Idle, Request, Result
+from omnicap_cli.core.runs.records import Idle, MediaRef, Request, Result, Settings
 from omnicap_cli.core.workers.prefetch import in_order
 from omnicap_cli.engines.huggingface.captioner import Captioner, Prepared, Question
 from omnicap_cli.engines.huggingface.decoding import AbandonedError
-from omnicap_cli.engines.huggingface.forecast import Group, counted
+from omnicap_cli.engines.huggingface.forecast import Requests, count_rows
 from omnicap_cli.errors import EngineError, InferenceError, ItemError, OutOfMemoryError
-from omnicap_cli.media.decode import decode, probe
+from omnicap_cli.media.decode import decode_visual, probe_visual
 from omnicap_cli.media.images import Size
 from omnicap_cli.media.open_media import brought_here
 
 _LOOK_THREADS: Final = 8  # they wait for disks and servers more than they compute
 _POLL_SECONDS: Final = 0.2
-_HUNGRY_SECONDS: Final = 0.05  # without a new picture, or ten times that with new ones: then a device without work
+_HUNGRY_SECONDS: Final = 0.05  # without a new item, or ten times that with new ones: then a device without work
 # takes a batch that could be fuller
-_MAX_HELD_BYTES: Final = 1 << 28  # of fetched pictures that wait, compressed, in memory
+_MAX_HELD_BYTES: Final = 1 << 28  # of fetched files that wait, compressed, in memory
 
 
-class _Look(NamedTuple):
-    """What a header told of the picture of a group, or why it can't be read."""
+class _Measured(NamedTuple):
+    """The requests of an item, and what headers told of its visuals, or why one can't be read."""
 
-    group: Group
-    size: Size | ItemError
+    requests: Requests
+    sizes: list[Size] | ItemError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Ready:
-    """A planned batch and its pictures, share by share; an error in place of one that can't be decoded."""
+class _ReadyBatch:
+    """A planned batch and its visuals, share by share; an error in place of those of which one can't be decoded."""
 
-    batch: Batch[Group]
-    pictures: Sequence[Prepared | ItemError]
+    batch: Batch[Requests]
+    visuals: Sequence[list[Prepared] | ItemError]
 
 
 class _Failure(NamedTuple):
@@ -63,7 +63,7 @@ class BatchRun:
     def __init__(
         self,
         captioner: Captioner,
-        planner: Planner[Group],
+        planner: Planner[Requests],
         requests: Iterable[Request | Idle],
         stop: threading.Event,
         *,
@@ -72,7 +72,7 @@ class BatchRun:
         self._captioner, self._planner, self._stop = captioner, planner, stop
         self._requests, self._num_threads = requests, num_threads
         self._done: queue.SimpleQueue[Result | BaseException | None] = queue.SimpleQueue()
-        self._ready: queue.Queue[_Ready | None] = queue.Queue(1)
+        self._ready: queue.Queue[_ReadyBatch | None] = queue.Queue(1)
         self._over = threading.Event()  # nobody takes results any more
         self._changed = threading.Condition()  # around the planner and the four that follow
         self._has_ended = self._is_idle = self._is_full = False
@@ -121,72 +121,72 @@ class BatchRun:
     # ------------------------------------------------------------------------------------- headers and counts
 
     def _collect(self) -> None:
-        """Look at each picture's header and give its counts to the planner."""
-        for look in in_order(_groups(self._requests), _look_at, num_threads=_LOOK_THREADS):
+        """Look at the headers of each item's visuals and give the counts to the planner."""
+        for measured in in_order(_group_by_item(self._requests), _measure, num_threads=_LOOK_THREADS):
             if self._is_stopping:
                 return
-            if isinstance(look, Idle):
+            if isinstance(measured, Idle):
                 self._set_idle()
-            elif isinstance(look.size, ItemError):
-                self._fail(look.group, look.size)
+            elif isinstance(measured.sizes, ItemError):
+                self._fail(measured.requests, measured.sizes)
             else:
-                self._add(look.group, look.size)
+                self._add(measured.requests, measured.sizes)
 
     def _set_idle(self) -> None:
         with self._changed:
             self._is_idle = True
             self._changed.notify_all()
 
-    def _add(self, group: Group, size: Size) -> None:
+    def _add(self, requests: Requests, sizes: Sequence[Size]) -> None:
         try:
-            picture = counted(self._captioner.chat, group, width=size.width, height=size.height)
+            rows = count_rows(self._captioner.chat, requests, sizes)
         except ItemError as error:
-            return self._fail(group, error)
-        content = group[0].item.media.content
+            return self._fail(requests, error)
+        contents = requests[0].item.contents
         with self._changed:
-            while not self._held.has_room(content):
+            while not self._held.has_room(contents):
                 if self._is_stopping:
                     return None
                 self._is_full = True
                 self._changed.notify_all()
                 self._changed.wait(_POLL_SECONDS)
             self._is_idle = self._is_full = False
-            self._held.hold(content)
+            self._held.hold(contents)
             self._last_added = time.monotonic()
-            self._planner.add(picture)
+            self._planner.add(rows)
             self._changed.notify_all()
         return None
 
     # ------------------------------------------------------------------------------------- batches and pixels
 
     def _prepare(self) -> None:
-        """Plan batches, one ahead of the one on the device, and prepare their pictures."""
-        kept: dict[int, Prepared | ItemError] = {}  # of pictures that the next batch goes on with
+        """Plan batches, one ahead of the one on the device, and prepare their visuals."""
+        kept: dict[int, list[Prepared] | ItemError] = {}  # of groups that the next batch goes on with
         with ThreadPoolExecutor(self._num_threads, "prepare") as pool:
             while (batch := self._next_batch()) is not None:
                 tasks = [
-                    None if id(share.picture) in kept else pool.submit(self._prepared, share.picture.what)
+                    None if id(share.group) in kept else pool.submit(self._prepare_visuals, share.group.what[0])
                     for share in batch.shares
                 ]
-                pictures = [
-                    task.result() if task else kept[id(share.picture)]
+                visuals = [
+                    task.result() if task else kept[id(share.group)]
                     for task, share in zip(tasks, batch.shares, strict=True)
                 ]
                 kept = {
-                    id(share.picture): picture
-                    for share, picture in zip(batch.shares, pictures, strict=True)
+                    id(share.group): of_share
+                    for share, of_share in zip(batch.shares, visuals, strict=True)
                     if not _is_last(share)
                 }
-                self._hand_over(_Ready(batch, pictures))
+                self._hand_over(_ReadyBatch(batch, visuals))
 
-    def _next_batch(self) -> Batch[Group] | None:
+    def _next_batch(self) -> Batch[Requests] | None:
         """The next batch once there is one; None when there will be no more."""
         with self._changed:
             while not self._is_stopping:
                 batch = self._planner.next_batch(flush=self._may_not_wait())
                 if batch is not None:
                     for share in filter(_is_last, batch.shares):
-                        self._held.let_go(share.picture.what[0].item.media.content)
+                        self._held.let_go(share.group.what[0].item.contents)
                     self._changed.notify_all()
                     return batch
                 if self._has_ended:
@@ -195,29 +195,34 @@ class BatchRun:
         return None
 
     def _may_not_wait(self) -> bool:
-        """Whether waiting for more pictures would bring none, or cost more than a batch that isn't full."""
+        """Whether waiting for more items would bring none, or cost more than a batch that isn't full."""
         now = time.monotonic()
         waited_seconds = max(now - self._last_added, (now - self._hungry_since) / 10)
         is_starving = self._hungry_since > 0 and waited_seconds > _HUNGRY_SECONDS
         return self._has_ended or self._is_idle or self._is_full or is_starving
 
-    def _prepared(self, group: Group) -> Prepared | ItemError:
-        request = group[0]
+    def _prepare_visuals(self, request: Request) -> list[Prepared] | ItemError:
+        """Those of the request's item, or why one of them can't be had."""
         try:
-            own_size = replace(request.settings, min_pixels=None, max_pixels=None)  # the image processor's business
-            image = decode(request.item, own_size).image
+            return [self._prepare_visual(visual, request.settings) for visual in request.item.visuals]
         except ItemError as error:
             return error
-        except MemoryError:
-            return OutOfMemoryError("not enough memory to decode it")
-        try:
-            return self._captioner.prepare(image, request.settings)
-        except Exception as error:  # noqa: BLE001  one picture that a processor chokes on doesn't end the run
-            if is_out_of_memory(error):
-                return OutOfMemoryError("not enough memory to prepare it; lower --min-pixels or --max-pixels")
-            return InferenceError(f"the image processor failed on it: {with_class_name(error)}")
 
-    def _hand_over(self, ready: _Ready | None) -> None:
+    def _prepare_visual(self, visual: MediaRef, settings: Settings) -> Prepared:
+        own_size = replace(settings, min_pixels=None, max_pixels=None)  # the limits are the image processor's business
+        try:
+            image = decode_visual(visual, own_size).image
+        except MemoryError as error:
+            raise OutOfMemoryError("not enough memory to decode it") from error
+        try:
+            return self._captioner.prepare(image, settings)
+        except Exception as error:  # one picture that a processor chokes on doesn't end the run
+            if is_out_of_memory(error):
+                what = "not enough memory to prepare it; lower --min-pixels or --max-pixels"
+                raise OutOfMemoryError(what) from error
+            raise InferenceError(f"the image processor failed on it: {with_class_name(error)}") from error
+
+    def _hand_over(self, ready: _ReadyBatch | None) -> None:
         while not self._is_stopping:
             try:
                 self._ready.put(ready, timeout=_POLL_SECONDS)
@@ -242,21 +247,21 @@ class BatchRun:
             if self._ready.empty():
                 self._hungry_since = time.monotonic()
 
-    def _caption(self, ready: _Ready) -> None:
+    def _caption(self, ready: _ReadyBatch) -> None:
         questions: dict[str, Question] = {}
-        for share, picture in zip(ready.batch.shares, ready.pictures, strict=True):
+        for share, visuals in zip(ready.batch.shares, ready.visuals, strict=True):
             requests = _requests_of(share)
-            if isinstance(picture, ItemError):
-                self._fail(requests, picture)
+            if isinstance(visuals, ItemError):
+                self._fail(requests, visuals)
             else:
-                questions |= {each.key: Question.of(each, picture) for each in requests}
+                questions |= {each.key: Question.of(each, visuals) for each in requests}
         if ready.batch.too_large:
             with self._changed:
                 self._give_up(ready.batch, questions, self._planner.refusal(ready.batch))
         else:
             self._answer(ready.batch, questions)
 
-    def _answer(self, batch: Batch[Group], questions: dict[str, Question]) -> None:
+    def _answer(self, batch: Batch[Requests], questions: dict[str, Question]) -> None:
         """Answer those of `questions` that are in `batch`; as they are answered, they leave `questions`."""
         asked = [questions[request.key] for request in _requests(batch) if request.key in questions]
         if not asked:
@@ -274,13 +279,13 @@ class BatchRun:
             return
         if failure.is_out_of_memory:
             self._answer_halves(batch, questions)
-        elif len(batch.shares) > 1:  # which of the pictures it was shows when each is alone
+        elif len(batch.shares) > 1:  # which of the items it was shows when each is alone
             for part in self._planner.alone(batch):
                 self._answer(part, questions)
         else:
             self._give_up(batch, questions, InferenceError(f"the model failed on it: {failure.message}"))
 
-    def _give_up(self, batch: Batch[Group], questions: dict[str, Question], error: ItemError) -> None:
+    def _give_up(self, batch: Batch[Requests], questions: dict[str, Question], error: ItemError) -> None:
         left = [questions.pop(request.key).request for request in _requests(batch) if request.key in questions]
         self._fail(left, error)
 
@@ -296,7 +301,7 @@ class BatchRun:
             return _Failure(is_out_of_memory(error), with_class_name(error))
         return None
 
-    def _answer_halves(self, batch: Batch[Group], questions: dict[str, Question]) -> None:
+    def _answer_halves(self, batch: Batch[Requests], questions: dict[str, Question]) -> None:
         try:
             release_memory(self._captioner.device)
         except torch.AcceleratorError as error:
@@ -315,7 +320,7 @@ class BatchRun:
             self._done.put(Result.failed(request, error))
 
 
-def _groups(requests: Iterable[Request | Idle]) -> Iterator[Group | Idle]:
+def _group_by_item(requests: Iterable[Request | Idle]) -> Iterator[Requests | Idle]:
     """The requests of each item together."""
     group: list[Request] = []
     for request in requests:
@@ -330,32 +335,32 @@ def _groups(requests: Iterable[Request | Idle]) -> Iterator[Group | Idle]:
         yield group
 
 
-def _look_at(group: Group | Idle) -> _Look | Idle:
-    """Read the header of a picture, which is fetched first if it isn't here."""
-    if isinstance(group, Idle):
-        return group
-    item, settings = group[0].item, group[0].settings
+def _measure(requests: Requests | Idle) -> _Measured | Idle:
+    """Read the headers of an item's visuals, which are fetched first if they aren't here."""
+    if isinstance(requests, Idle):
+        return requests
+    item, settings = requests[0].item, requests[0].settings
     try:
         if item.error:
             raise item.error
-        media = brought_here(item.media, settings.transfer)
-        if media is not item.media:
-            group = [replace(request, item=replace(request.item, media=media)) for request in group]
-        return _Look(group, probe(group[0].item, settings))
+        visuals = tuple(brought_here(visual, settings.transfer) for visual in item.visuals)
+        if any(here is not visual for here, visual in zip(visuals, item.visuals, strict=True)):
+            requests = [replace(request, item=replace(request.item, visuals=visuals)) for request in requests]
+        return _Measured(requests, [probe_visual(visual, settings) for visual in visuals])
     except ItemError as error:
-        return _Look(group, error)
+        return _Measured(requests, error)
 
 
-def _is_last(share: Share[Group]) -> bool:
-    """Whether no later batch has more rows of the picture."""
-    return share.rows[-1] == len(share.picture.what) - 1
+def _is_last(share: Share[Requests]) -> bool:
+    """Whether no later batch has more rows of the group."""
+    return share.rows[-1] == len(share.group.what) - 1
 
 
-def _requests_of(share: Share[Group]) -> list[Request]:
-    return [share.picture.what[row] for row in share.rows]
+def _requests_of(share: Share[Requests]) -> list[Request]:
+    return [share.group.what[row] for row in share.rows]
 
 
-def _requests(batch: Batch[Group]) -> list[Request]:
+def _requests(batch: Batch[Requests]) -> list[Request]:
     return [request for share in batch.shares for request in _requests_of(share)]
 
 

@@ -48,7 +48,7 @@ class Recogniser:
     def answer(self, request: Request, pixels: Pixels) -> Result:
         """The text of the picture in the layout of the request's style; no text is an empty caption."""
         started = time.monotonic()
-        media = request.item.media
+        media = request.item.visuals[0]
         if self._last is None or self._last[0] != media:
             self._last = (media, self.boxes(np.asarray(pixels.image)))
         boxes = self._last[1]

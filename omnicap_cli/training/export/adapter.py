@@ -18,7 +18,8 @@ from omnicap_cli.core.models.loading import check_architecture, check_weights, l
 from omnicap_cli.core.models.machine import missing_extra
 from omnicap_cli.core.models.memory import free_bytes
 from omnicap_cli.core.models.model_files import ModelFiles, find_processor
-from omnicap_cli.core.models.weights import Weights, read_object, read_weights
+from omnicap_cli.core.models.model_json import read_object
+from omnicap_cli.core.models.weights import Weights, read_weights
 from omnicap_cli.errors import EngineError, OmnicapError
 from omnicap_cli.training.checkpoints import NOTE, CheckpointError, read_note
 
@@ -138,7 +139,7 @@ def _with_adapter(model: Any, checkpoint: Path, base: str) -> Any:
     expected = {name: tuple(value.shape) for name, value in get_peft_model_state_dict(adapted).items()}
     given = {name: tuple(value.shape) for name, value in matrices.items()}
     if differing := sorted(name for name in expected | given if expected.get(name) != given.get(name)):
-        raise CheckpointError(f"{other}: {listed(differing)} don't fit", hint=hint)
+        raise CheckpointError(f"{other}: {listed(differing, max_shown=3)} don't fit", hint=hint)
     set_peft_model_state_dict(adapted, matrices)
     return adapted
 
@@ -184,5 +185,5 @@ def check_finite(model: Any, checkpoint: Path) -> None:
     """Raise CheckpointError if a weight is infinite or not a number."""
     broken = [name for name, weights in model.named_parameters() if not weights.isfinite().all()]
     if broken:
-        what = f"{checkpoint} has weights that are no numbers: {listed(broken)}"
+        what = f"{checkpoint} has weights that are no numbers: {listed(broken, max_shown=3)}"
         raise CheckpointError(what, hint="Take an earlier checkpoint.")

@@ -75,8 +75,8 @@ ONE_PAGE = Load(  # 1,000 image tokens and a hundred of text
     num_rows=1,
     length=1100,
     num_tokens=1100,
-    num_image_tokens=1000,
-    num_row_image_tokens=1000,
+    num_visual_tokens=1000,
+    num_row_visual_tokens=1000,
     num_patches=4000,
     largest_num_patches=4000,
 )
@@ -161,7 +161,7 @@ def test_phases_of_one_page():
 
 
 def test_padding_is_paid_and_needs_a_mask():
-    two = ONE_PAGE.plus(ONE_PAGE._replace(length=600, num_tokens=600, num_image_tokens=500, num_row_image_tokens=500))
+    two = ONE_PAGE.plus(ONE_PAGE._replace(length=600, num_tokens=600, num_visual_tokens=500, num_row_visual_tokens=500))
     assert (two.num_padded_tokens, two.num_tokens) == (2200, 1700)
     mlp = (4 * 3584 + 3 * 18944 + 2 * 128) * 2
     images = 1500 * 3584 * 2
@@ -205,8 +205,8 @@ def pages(draw):
         num_rows=rows,
         length=image + text,
         num_tokens=rows * (image + text),
-        num_image_tokens=image,
-        num_row_image_tokens=rows * image,
+        num_visual_tokens=image,
+        num_row_visual_tokens=rows * image,
         num_patches=4 * image,
         largest_num_patches=4 * image,
     )
@@ -370,17 +370,17 @@ def test_live_tensors_of_a_real_model(family, type_name, attention):
     element_bytes = model.dtype.itemsize
     footprint = Footprint(shape_of(model.config.to_dict(), element_bytes=element_bytes, attention=attention))
     num_rows, num_patches = len(TEXT_TOKENS), GRID[1] * GRID[2]
-    num_image_tokens = num_rows * num_patches // 4
+    num_visual_tokens = num_rows * num_patches // 4
     load = Load(
         num_rows=num_rows,
         length=num_patches // 4 + max(TEXT_TOKENS),
-        num_tokens=num_image_tokens + sum(TEXT_TOKENS),
-        num_image_tokens=num_image_tokens,
-        num_row_image_tokens=num_image_tokens,
+        num_tokens=num_visual_tokens + sum(TEXT_TOKENS),
+        num_visual_tokens=num_visual_tokens,
+        num_row_visual_tokens=num_visual_tokens,
         num_patches=num_rows * num_patches,
         largest_num_patches=num_patches,
     )
-    kept = num_image_tokens * 256 * element_bytes * (3 if family == "qwen3_vl" else 1)
+    kept = num_visual_tokens * 256 * element_bytes * (3 if family == "qwen3_vl" else 1)
     predicted = (
         kept + footprint.vision_bytes(load),
         kept + footprint.prefill_bytes(load),

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omnicap_cli.core.batching.footprint import ModelShape
-from omnicap_cli.core.batching.planner import Batch, Picture, Planner
+from omnicap_cli.core.batching.planner import Batch, Planner, RowGroup
 from omnicap_cli.errors import OutOfMemoryError
 
 QWEN2_VL_7B: dict[str, Any] = {
@@ -52,14 +52,14 @@ def planner_of(device_gb: float, **options: Any) -> Planner[int]:
     return Planner(SHAPE, **(defaults | options))
 
 
-def picture_of(number: int, num_image_tokens: int, *prompt_tokens: int) -> Picture[int]:
+def picture_of(number: int, num_visual_tokens: int, *prompt_tokens: int) -> RowGroup[int]:
     tokens = prompt_tokens or (100,)
-    return Picture(
-        what=number, num_patches=4 * num_image_tokens, num_image_tokens=num_image_tokens, prompt_tokens=tokens
+    return RowGroup(
+        what=number, num_patches=(4 * num_visual_tokens,), num_visual_tokens=num_visual_tokens, prompt_tokens=tokens
     )
 
 
-def mixed_pictures(number: int, *, prompts: tuple[int, ...] = (1, 8), seed: int = 1) -> Iterator[Picture[int]]:
+def mixed_pictures(number: int, *, prompts: tuple[int, ...] = (1, 8), seed: int = 1) -> Iterator[RowGroup[int]]:
     """From thumbnails of 200 pixels to A4 at 300 dpi, sides by their logarithm, shrunk to 6,400 tokens of 28 x 28."""
     source = random.Random(seed)
     for each in range(number):
@@ -70,7 +70,7 @@ def mixed_pictures(number: int, *, prompts: tuple[int, ...] = (1, 8), seed: int 
         yield picture_of(each, columns * rows, *texts)
 
 
-def run_all(planner: Planner[int], pictures: Iterator[Picture[int]] | list[Picture[int]]) -> list[Batch[int]]:
+def run_all(planner: Planner[int], pictures: Iterator[RowGroup[int]] | list[RowGroup[int]]) -> list[Batch[int]]:
     """As an engine does: batches as soon as they are there, then what is left."""
     batches = []
     for picture in pictures:
@@ -83,27 +83,25 @@ def run_all(planner: Planner[int], pictures: Iterator[Picture[int]] | list[Pictu
 
 
 def rows_of(batch: Batch[int]) -> list[tuple[int, int]]:
-    return [(share.picture.what, row) for share in batch.shares for row in share.rows]
+    return [(share.group.what, row) for share in batch.shares for row in share.rows]
 
 
 def simulated_peak(batch: Batch[int], num_new_tokens: int) -> int:
     """The bytes alive at the largest moment of a run through Qwen2-VL-7B in bf16, tensor by tensor."""
-    pictures = [share.picture for share in batch.shares]
+    pictures = [share.group for share in batch.shares]
     lengths = [
-        share.picture.num_image_tokens + share.picture.prompt_tokens[row]
-        for share in batch.shares
-        for row in share.rows
+        share.group.num_visual_tokens + share.group.prompt_tokens[row] for share in batch.shares for row in share.rows
     ]
     num_rows, length = len(lengths), max(lengths)
-    embeddings = sum(picture.num_image_tokens for picture in pictures) * 3584 * 2
-    num_patches = sum(picture.num_patches for picture in pictures)
+    embeddings = sum(picture.num_visual_tokens for picture in pictures) * 3584 * 2
+    num_patches = sum(sum(picture.num_patches) for picture in pictures)
     pixels = num_patches * 1176 * (4 + 2)
     hidden = num_patches * 1280
     moments = [
         pixels + hidden * 2 * 2 + 3 * hidden * 2 + 6 * hidden * 4,  # queries and keys turned in fp32
         pixels + 3 * hidden * 2 + 3 * 4 * hidden * 2,  # in the MLP
     ]
-    own_embeddings = sum(len(share.rows) * share.picture.num_image_tokens for share in batch.shares) * 3584 * 2
+    own_embeddings = sum(len(share.rows) * share.group.num_visual_tokens for share in batch.shares) * 3584 * 2
     mask = num_rows * length * length if num_rows > 1 else 0
     cache = 0
     for _ in range(28):
@@ -119,11 +117,7 @@ def simulated_peak(batch: Batch[int], num_new_tokens: int) -> int:
 
 def padding_of(batches: list[Batch[int]]) -> float:
     lengths = [
-        [
-            share.picture.num_image_tokens + share.picture.prompt_tokens[row]
-            for share in batch.shares
-            for row in share.rows
-        ]
+        [share.group.num_visual_tokens + share.group.prompt_tokens[row] for share in batch.shares for row in share.rows]
         for batch in batches
     ]
     return 1 - sum(map(sum, lengths)) / sum(len(each) * max(each) for each in lengths)
@@ -133,13 +127,13 @@ def assert_rests_follow(batches: list[Batch[int]]) -> None:
     """A picture that one batch doesn't end goes on in the next, where this one stopped; one at most."""
     begun: dict[int, int] = {}
     for batch in batches:
-        firsts = {share.picture.what: share.rows[0] for share in batch.shares}
+        firsts = {share.group.what: share.rows[0] for share in batch.shares}
         assert {what: row for what, row in firsts.items() if row} == begun
         assert len(firsts) == len(batch.shares)
         begun = {
-            share.picture.what: share.rows[-1] + 1
+            share.group.what: share.rows[-1] + 1
             for share in batch.shares
-            if share.rows[-1] + 1 < len(share.picture.prompt_tokens)
+            if share.rows[-1] + 1 < len(share.group.prompt_tokens)
         }
         assert len(begun) <= 1
     assert not begun
@@ -217,14 +211,14 @@ def test_as_many_rows_as_fit_by_hand():
 def test_similar_lengths_run_together():
     pictures = [picture_of(number, length) for number, length in enumerate([300, 3000, 310, 3100, 290, 2900])]
     batches = run_all(planner_of(80), pictures)
-    assert [[share.picture.what for share in batch.shares] for batch in batches] == [[4, 0, 2], [5, 1, 3]]
+    assert [[share.group.what for share in batch.shares] for batch in batches] == [[4, 0, 2], [5, 1, 3]]
     assert [batch.padded_length for batch in batches] == [410, 3200]
 
 
 def test_padding_is_bounded():
     # 8,200 tokens with their padding: a quarter of them and 128 for each row may be padding, 2,306 together
-    for num_image_tokens, together in ((1693, False), (1694, True)):
-        batches = run_all(planner_of(141), [picture_of(0, 4000), picture_of(1, num_image_tokens)])
+    for num_visual_tokens, together in ((1693, False), (1694, True)):
+        batches = run_all(planner_of(141), [picture_of(0, 4000), picture_of(1, num_visual_tokens)])
         assert (len(batches) == 1) is together
     batches = run_all(planner_of(141), [picture_of(0, 30), picture_of(1, 200)])  # hardly any tokens at all
     assert len(batches) == 1
@@ -241,10 +235,10 @@ def test_prompts_of_a_picture_stay_together_if_they_fit():
 def test_a_picture_with_more_prompts_than_fit():
     prompts = tuple(range(100, 140))
     batches = run_all(planner_of(24), [picture_of(0, 3000, *prompts), picture_of(1, 3000)])
-    shares = [share for batch in batches for share in batch.shares if share.picture.what == 0]
+    shares = [share for batch in batches for share in batch.shares if share.group.what == 0]
     assert [row for share in shares for row in share.rows] == list(range(40))
     assert len(shares) > 3
-    assert all(batch.shares[0].picture.what == 0 for batch in batches[:-1])
+    assert all(batch.shares[0].group.what == 0 for batch in batches[:-1])
     assert_rests_follow(batches)
 
 
@@ -267,7 +261,7 @@ def test_few_free_rows_are_not_worth_beginning_a_picture():
 
 
 def test_waiting_until_there_is_a_choice():
-    planner = planner_of(80, window_pictures=10)
+    planner = planner_of(80, window_groups=10)
     for number in range(9):
         planner.add(picture_of(number, 500, 40, 50))
     assert not planner.is_ready
@@ -313,7 +307,7 @@ def test_what_is_flushed_is_whatever_waits():
 @pytest.mark.parametrize(("device_gb", "prompts"), [(12, (1, 2, 3)), (80, (1, 2, 3)), (24, (6,)), (40, (8,))])
 def test_nothing_waits_for_ever(device_gb, prompts):
     """Whatever else comes, the picture that has waited longest is in one of the next four batches."""
-    planner = planner_of(device_gb, window_pictures=60)
+    planner = planner_of(device_gb, window_groups=60)
     source = mixed_pictures(2000, prompts=prompts, seed=5)
     waiting: dict[int, int] = {}  # in order of arrival, and for how many batches as the oldest
     num_batches = longest = 0
@@ -418,8 +412,8 @@ def test_answers_that_outgrew_what_was_expected():
 
 def test_a_row_that_fits_no_device():
     planner = planner_of(80, budget_bytes=GB)
-    for number, num_image_tokens in enumerate([400, 6400, 420]):
-        planner.add(picture_of(number, num_image_tokens, 100, 130))
+    for number, num_visual_tokens in enumerate([400, 6400, 420]):
+        planner.add(picture_of(number, num_visual_tokens, 100, 130))
     batches = run_all(planner, [])
     assert [rows_of(batch) for batch in batches if batch.too_large] == [[(1, 0)], [(1, 1)]]
     assert sorted(rows_of(batch) for batch in batches if not batch.too_large) == [[(0, 0), (0, 1), (2, 0), (2, 1)]]
@@ -514,7 +508,7 @@ PICTURES = st.lists(
 )
 def test_any_pictures_on_any_device(pictures, budget, max_rows, window, lengths):
     planner: Planner[int] = Planner(
-        SHAPE, budget_bytes=budget, max_new_tokens=2048, max_rows=max_rows, window_pictures=window
+        SHAPE, budget_bytes=budget, max_new_tokens=2048, max_rows=max_rows, window_groups=window
     )
     planner.observe(lengths)
     made = [picture_of(number, tokens, *texts) for number, (tokens, texts) in enumerate(pictures)]

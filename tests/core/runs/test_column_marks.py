@@ -55,7 +55,7 @@ def plan(user, *, fill_columns=True):
 
 
 def item(**meta):
-    return Item(id="a.png", image="a.png", media=MediaRef(path="a.png"), fingerprint="1", meta=meta)
+    return Item(id="a.png", image="a.png", visuals=(MediaRef(path="a.png"),), fingerprint="1", meta=meta)
 
 
 def test_each_item_is_asked_with_its_own_columns():

@@ -100,7 +100,7 @@ def make_plan(num_prompts: int = 1) -> RequestPlan:
 
 def make_items(count: int) -> Iterator[Item]:
     for number in range(count):
-        yield Item(id=f"{number}", image=f"{number}", media=MediaRef(path=f"{number}"), fingerprint="f")
+        yield Item(id=f"{number}", image=f"{number}", visuals=(MediaRef(path=f"{number}"),), fingerprint="f")
 
 
 def run_pipeline(

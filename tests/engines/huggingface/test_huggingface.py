@@ -264,7 +264,7 @@ def test_a_request_that_never_fits_fails_alone(tiny_model, tmp_path):
         real = captioner.answer
 
         def answer(asked, take):
-            if any(each.picture.width == 250 for each in asked):
+            if any(each.visuals[0].width == 250 for each in asked):
                 raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
             real(asked, take)
 
@@ -288,7 +288,7 @@ def test_what_the_model_chokes_on_fails_alone(tiny_model, tmp_path):
         real = captioner.answer
 
         def answer(asked, take):
-            if any(each.picture.width == 77 for each in asked):
+            if any(each.visuals[0].width == 77 for each in asked):
                 raise ValueError("no such shape")
             real(asked, take)
 

@@ -79,7 +79,7 @@ def wait_until(condition):
 
 def request(name, path, style="text", num_following=0, error=None):
     prompt = Prompt(type="ocr", style=style, lang="en", system="", user="")
-    item = Item(id=name, image=name, media=MediaRef(path=path), fingerprint="", error=error)
+    item = Item(id=name, image=name, visuals=(MediaRef(path=path),), fingerprint="", error=error)
     key = f"{name}/{style}"
     return Request(key=key, item=item, prompt=prompt, settings=Settings(), num_following=num_following)
 
@@ -505,7 +505,7 @@ prompt = Prompt(type="ocr", style="text", lang="en", system="", user="")
 
 def requests():
     for number in range(num_items):
-        item = Item(id=f"sleep {number}", image="", media=MediaRef(path=picture), fingerprint="")
+        item = Item(id=f"sleep {number}", image="", visuals=(MediaRef(path=picture),), fingerprint="")
         yield Request(key=item.id, item=item, prompt=prompt, settings=Settings())
 
 pool = WorkerPool("pool_worker:Shouter", {"log": log, "sleep": sleep}, num_workers=2)

@@ -239,7 +239,7 @@ def test_two_styles_of_a_picture_cost_one_recognition(monkeypatch):
     plan = RequestPlan(prompts=prompts, engine=engine.identity, settings=Settings())
 
     def answer_all(name):
-        item = Item(id=name, image=name, media=MediaRef(path=str(EXAMPLES / name)), fingerprint="")
+        item = Item(id=name, image=name, visuals=(MediaRef(path=str(EXAMPLES / name)),), fingerprint="")
         first, second = plan.requests_of(item)
         pixels = decode(item, Settings())
         before = num_calls
@@ -322,7 +322,7 @@ def test_a_truncated_model_is_an_engine_error(copied_models, tmp_path, part):
     prompts = Catalogue.load().select("ocr", ("text",), "en")
     plan = RequestPlan(prompts=prompts, engine=engine.identity, settings=Settings())
     path = str(EXAMPLES / "poster.png")
-    item = Item(id="a", image="a", media=MediaRef(path=path), fingerprint="")
+    item = Item(id="a", image="a", visuals=(MediaRef(path=path),), fingerprint="")
     try:
         with pytest.raises(EngineError) as caught:
             list(engine.run(iter(plan.requests_of(item)), threading.Event()))

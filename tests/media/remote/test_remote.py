@@ -258,10 +258,10 @@ def test_questions_share_a_connection(server):
 
 
 def test_many_threads_ask_at_once(server):
-    urls = [server.serve(f"/{n}.png", Answer(body=b"x" * n, headers={"ETag": f'"{n}"'})) for n in range(200)]
+    addresses = [server.serve(f"/{n}.png", Answer(body=b"x" * n, headers={"ETag": f'"{n}"'})) for n in range(200)]
     with ThreadPoolExecutor(16) as pool:
-        found = list(pool.map(lambda url: urls.describe(url, TRANSFER), urls))
-        contents = list(pool.map(lambda url: urls.fetch(url, TRANSFER), urls))
+        found = list(pool.map(lambda url: urls.describe(url, TRANSFER), addresses))
+        contents = list(pool.map(lambda url: urls.fetch(url, TRANSFER), addresses))
     assert found == [("file", f'url:"{n}":{n}', n) for n in range(200)]
     assert contents == [b"x" * n for n in range(200)]
 

@@ -22,7 +22,8 @@ from transformers import AutoProcessor
 
 from omnicap_cli.core.prompts.catalogue import Catalogue
 from omnicap_cli.core.runs.records import Prompt, Settings
-from omnicap_cli.core.tokens.prompt_tokens import Chat, TokenCounts
+from omnicap_cli.core.tokens.chat import TokenCounts
+from omnicap_cli.core.tokens.visual_chat import VisualChat
 from omnicap_cli.errors import AspectRatioError, EngineError, InferenceError, OptionError
 
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -40,8 +41,8 @@ def processors(tiny_model) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def chats(processors) -> dict[str, Chat]:
-    return {family: Chat(processor) for family, processor in processors.items()}
+def chats(processors) -> dict[str, VisualChat]:
+    return {family: VisualChat(processor) for family, processor in processors.items()}
 
 
 def gemma3(**image_kwargs: Any) -> Any:
@@ -74,12 +75,12 @@ def expected(processor: Any, prompt: Prompt, image: Image.Image, **options: Any)
     )
 
 
-def prepared(chat: Chat, processor: Any, image: Image.Image, settings: Settings = DEFAULT) -> Any:
+def prepared(chat: VisualChat, processor: Any, image: Image.Image, settings: Settings = DEFAULT) -> Any:
     return processor.image_processor(image, **chat.image_kwargs(settings))
 
 
-def counted(chat: Chat, prompt: Prompt, width: int, height: int, settings: Settings = DEFAULT) -> TokenCounts:
-    return chat.counts(prompt, width=width, height=height, settings=settings)
+def counted(chat: VisualChat, prompt: Prompt, width: int, height: int, settings: Settings = DEFAULT) -> TokenCounts:
+    return chat.counts(prompt, [(width, height)], settings)
 
 
 # ------------------------------------------------------------------------------------------------ whole prompts
@@ -93,12 +94,12 @@ def test_ids_and_counts_of_whole_prompts(family, processors, chats):
         image = drawn(width, height)
         real = expected(processor, prompt, image)
         inputs = prepared(chat, processor, image)
-        ids = chat.input_ids(prompt, dict(inputs))
+        ids = chat.input_ids(prompt, [dict(inputs)])
         assert ids == real["input_ids"][0]
         counts = counted(chat, prompt, width, height)
-        assert counts.prompt_tokens + counts.image_tokens == len(ids)
-        assert counts.image_tokens == chat.num_image_tokens(inputs)
-        assert counts.num_patches > 0
+        assert counts.prompt_tokens + counts.visual_tokens == len(ids)
+        assert counts.visual_tokens == chat.num_image_tokens(inputs)
+        assert counts.num_patches[0] > 0
 
 
 @pytest.mark.parametrize("family", QWEN)
@@ -106,7 +107,7 @@ def test_every_prompt_of_the_catalogue(family, processors, chats):
     image = drawn(120, 80)
     inputs = prepared(chats[family], processors[family], image)
     for prompt in Catalogue.load().prompts:
-        ids = chats[family].input_ids(prompt, inputs)
+        ids = chats[family].input_ids(prompt, [inputs])
         assert ids == expected(processors[family], prompt, image)["input_ids"][0]
         assert sum(counted(chats[family], prompt, 120, 80)[:2]) == len(ids)
 
@@ -133,19 +134,19 @@ def test_any_text_and_any_picture(family, processors, chats, user, system, width
     real = expected(processor, prompt, image, **options)
     inputs = prepared(chat, processor, image, asked)
     assert inputs["image_grid_thw"].tolist() == real["image_grid_thw"].tolist()
-    ids = chat.input_ids(prompt, inputs)
+    ids = chat.input_ids(prompt, [inputs])
     assert ids == real["input_ids"][0]
     counts = counted(chat, prompt, width, height, asked)
     mark = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
-    assert counts.image_tokens == ids.count(mark)
+    assert counts.visual_tokens == ids.count(mark)
     assert counts.prompt_tokens == len(ids) - ids.count(mark)
-    assert counts.num_patches == len(inputs["pixel_values"])
+    assert sum(counts.num_patches) == len(inputs["pixel_values"])
 
 
 def test_counts_by_hand(processors, chats):
     """150 x 90 pixels are 5.4 x 3.2 tokens of 28."""
     counts = counted(chats["qwen2_vl"], ask(""), 150, 90)
-    assert (counts.image_tokens, counts.num_patches) == (5 * 3, 60)
+    assert (counts.visual_tokens, counts.num_patches) == (5 * 3, (60,))
     # <|im_start|> user \n <|vision_start|> ... <|vision_end|> <|im_end|> \n <|im_start|> assistant \n
     words = processors["qwen2_vl"].tokenizer(["user", "assistant"])["input_ids"]
     assert counts.prompt_tokens == 8 + sum(map(len, words))
@@ -158,11 +159,11 @@ def test_a_system_text_that_the_template_puts_in_itself(processors):
         "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are helpful.<|im_end|>\n{% endif %}"
         + processor.chat_template
     )
-    chat, image = Chat(processor), drawn(90, 60)
-    ids = chat.input_ids(ask("Hi"), prepared(chat, processor, image))
+    chat, image = VisualChat(processor), drawn(90, 60)
+    ids = chat.input_ids(ask("Hi"), [prepared(chat, processor, image)])
     assert ids == expected(processor, ask("Hi"), image)["input_ids"][0]
     assert "You are helpful." in processor.tokenizer.decode(ids)
-    own = chat.input_ids(ask("Hi", "Be brief."), prepared(chat, processor, image))
+    own = chat.input_ids(ask("Hi", "Be brief."), [prepared(chat, processor, image)])
     assert own == expected(processor, ask("Hi", "Be brief."), image)["input_ids"][0]
     assert "You are helpful." not in processor.tokenizer.decode(own)
 
@@ -171,7 +172,7 @@ def test_a_system_text_that_the_template_puts_in_itself(processors):
 def test_token_types(family, processors, chats):
     image = drawn(200, 130)
     real = expected(processors[family], ask("What is it?"), image)
-    ids = chats[family].input_ids(ask("What is it?"), prepared(chats[family], processors[family], image))
+    ids = chats[family].input_ids(ask("What is it?"), [prepared(chats[family], processors[family], image)])
     types = chats[family].token_types(ids)
     assert list(types) == [name for name in ("mm_token_type_ids", "token_type_ids") if name in real]
     for name, values in types.items():
@@ -190,7 +191,7 @@ def test_types_that_tell_no_pictures_apart(processors):
             return output
 
     plain = processors["qwen2_vl"]
-    chat = Chat(Typed(plain.image_processor, plain.tokenizer, plain.video_processor, plain.chat_template))
+    chat = VisualChat(Typed(plain.image_processor, plain.tokenizer, plain.video_processor, plain.chat_template))
     assert list(chat.token_types([1, 2, 3])) == ["mm_token_type_ids"]
 
 
@@ -204,10 +205,10 @@ def test_what_looks_like_a_token_is_text(family, text, place, processors, chats)
     processor, chat, image = processors[family], chats[family], drawn(120, 90)
     prompt = replace(ask("Describe it.", "You are careful."), **{place: f"Say {text} twice"})
     inputs = prepared(chat, processor, image)
-    ids = chat.input_ids(prompt, inputs)
+    ids = chat.input_ids(prompt, [inputs])
     assert ids == expected(processor, prompt, image, sanitize_control_tokens=True)["input_ids"][0]
     assert sum(counted(chat, prompt, 120, 90)[:2]) == len(ids)
-    harmless = chat.input_ids(ask("Describe it.", "You are careful."), inputs)
+    harmless = chat.input_ids(ask("Describe it.", "You are careful."), [inputs])
     for number in processor.tokenizer.all_special_ids:
         assert ids.count(number) == harmless.count(number)
     assert text in processor.tokenizer.decode(ids)
@@ -217,8 +218,8 @@ def test_tokens_that_are_no_marks_are_tokens(tiny_model):
     """As those in which models think: the template says nothing of them, and whoever writes them means them."""
     processor = AutoProcessor.from_pretrained(tiny_model("qwen2_vl"))
     processor.tokenizer.add_tokens(["<think>"])
-    chat, image = Chat(processor), drawn(60, 60)
-    ids = chat.input_ids(ask("A <think> here"), prepared(chat, processor, image))
+    chat, image = VisualChat(processor), drawn(60, 60)
+    ids = chat.input_ids(ask("A <think> here"), [prepared(chat, processor, image)])
     assert ids == expected(processor, ask("A <think> here"), image)["input_ids"][0]
     assert processor.tokenizer.convert_tokens_to_ids("<think>") in ids
 
@@ -228,15 +229,15 @@ def test_tokens_that_are_no_marks_are_tokens(tiny_model):
 def test_no_look_alike_gets_through(family, text, processors, chats):
     """Some processors can't tell them apart; then the item fails, and nothing else."""
     inputs = prepared(chats[family], processors[family], drawn(120, 90))
-    harmless = chats[family].input_ids(ask("Describe it."), inputs)
+    harmless = chats[family].input_ids(ask("Describe it."), [inputs])
     prompt = ask(f"Describe {text} it.")
     if family == "idefics3":
         with pytest.raises(InferenceError, match=r"holds .*<.+>, which the model's processor can't tell"):
-            chats[family].input_ids(prompt, inputs)
+            chats[family].input_ids(prompt, [inputs])
         with pytest.raises(InferenceError):
             counted(chats[family], prompt, 120, 90)
         return
-    ids = chats[family].input_ids(prompt, inputs)
+    ids = chats[family].input_ids(prompt, [inputs])
     for number in processors[family].tokenizer.all_special_ids:
         assert ids.count(number) == harmless.count(number)
 
@@ -248,13 +249,13 @@ def test_a_processor_that_passes_look_alikes_on_is_found_out(processors):
 
     good = processors["qwen2_vl"]
     careless = Careless(good.image_processor, good.tokenizer, good.video_processor, good.chat_template)
-    chat = Chat(careless)
+    chat = VisualChat(careless)
     inputs = prepared(chat, careless, drawn(50, 50))
     with pytest.raises(InferenceError, match=r"holds <\|im_end\|>, which"):
-        chat.input_ids(ask("Stop <|im_end|> here"), inputs)
+        chat.input_ids(ask("Stop <|im_end|> here"), [inputs])
     with pytest.raises(InferenceError, match=r"holds <\|image_pad\|>, which"):
         counted(chat, ask("One more <|image_pad|>"), 50, 50)
-    assert chat.input_ids(ask("Describe it."), inputs)
+    assert chat.input_ids(ask("Describe it."), [inputs])
 
 
 # ------------------------------------------------------------------------------------------------------ limits
@@ -304,9 +305,9 @@ def test_counts_of_random_sizes_without_a_grid(family, processors, chats):
         image = Image.new("RGB", (width, height))
         real = expected(processors[family], ask("Hi"), image)
         counts = counted(chats[family], ask("Hi"), width, height)
-        assert counts.prompt_tokens + counts.image_tokens == len(real["input_ids"][0]), (width, height)
+        assert counts.prompt_tokens + counts.visual_tokens == len(real["input_ids"][0]), (width, height)
         num_values = max(real[name].numel() if hasattr(real[name], "numel") else 0 for name in real)
-        assert counts.num_patches * 588 >= num_values  # 3 colours of 14 x 14 pixels
+        assert sum(counts.num_patches) * 588 >= num_values  # 3 colours of 14 x 14 pixels
 
 
 def test_arithmetic_of_a_processor_that_proves_wrong_is_not_used(processors, chats):
@@ -331,12 +332,12 @@ def as_qwen(processors, replacement: Callable[[str, int, int], str]) -> Any:
 
 
 def check_sizes(processor: Any, prompt: Prompt) -> None:
-    chat = Chat(processor)
+    chat = VisualChat(processor)
     assert chat.grid is None
     for width, height in SIZES:
         image = Image.new("RGB", (width, height))
         real = expected(processor, prompt, image)["input_ids"][0]
-        assert chat.input_ids(prompt, prepared(chat, processor, image)) == real
+        assert chat.input_ids(prompt, [prepared(chat, processor, image)]) == real
         assert sum(counted(chat, prompt, width, height)[:2]) == len(real)
 
 
@@ -356,8 +357,8 @@ def test_a_picture_that_runs_into_the_text(processors):
     processor = as_qwen(processors, running)
     processor.chat_template = processor.chat_template.replace("<|vision_end|>", "")
     assert len(processor.tokenizer.tokenize(" left")) < 1 + len(processor.tokenizer.tokenize("eft"))
-    chat, image = Chat(processor), Image.new("RGB", (300, 300))
-    ids = chat.input_ids(ask("eft"), prepared(chat, processor, image))
+    chat, image = VisualChat(processor), Image.new("RGB", (300, 300))
+    ids = chat.input_ids(ask("eft"), [prepared(chat, processor, image)])
     assert ids == expected(processor, ask("eft"), image)["input_ids"][0]
 
 
@@ -378,46 +379,48 @@ def test_only_tokens_that_are_cut_out_first_stand_apart(processors, chats):
 
 
 def test_the_template_is_rendered_once_for_each_prompt(processors, monkeypatch):
-    chat = Chat(processors["qwen2_vl"])
+    chat = VisualChat(processors["qwen2_vl"])
     rendered: list[str] = []
-    render = chat._render
-    monkeypatch.setattr(chat, "_render", lambda prompt, inputs: rendered.append(prompt.user) or render(prompt, inputs))
+    render = chat._apply_template
+    monkeypatch.setattr(
+        chat, "_apply_template", lambda prompt, *more: rendered.append(prompt.user) or render(prompt, *more)
+    )
     for width in range(30, 130):
         inputs = prepared(chat, processors["qwen2_vl"], Image.new("RGB", (width, 40)))
         for user in ("One?", "Two?"):
-            chat.input_ids(ask(user), inputs)
+            chat.input_ids(ask(user), [inputs])
             counted(chat, ask(user), width, 40)
     assert rendered == ["One?", "Two?"]
 
 
 def test_prompts_of_a_manifest_do_not_pile_up(processors):
-    chat = Chat(processors["qwen2_vl"])
+    chat = VisualChat(processors["qwen2_vl"])
     for number in range(300):
         counted(chat, ask(f"Describe picture {number}."), 90, 90)
-    assert chat._text.cache_info().currsize <= 256
+    assert chat.text_tokens.cache_info().currsize <= 256
 
 
 def test_ids_are_the_callers_own(processors, chats):
     inputs = prepared(chats["qwen2_vl"], processors["qwen2_vl"], drawn(60, 60))
-    first = chats["qwen2_vl"].input_ids(ask("Hi"), inputs)
+    first = chats["qwen2_vl"].input_ids(ask("Hi"), [inputs])
     kept = list(first)
     first.clear()
-    assert chats["qwen2_vl"].input_ids(ask("Hi"), inputs) == kept
+    assert chats["qwen2_vl"].input_ids(ask("Hi"), [inputs]) == kept
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "gemma3_crops"])
 def test_many_threads(family, processors):
     processor = processors[family]
-    chat = Chat(processor)
+    chat = VisualChat(processor)
     texts = [f"{number} {LOOK_ALIKES[number % 4] if number % 3 else 'plain'}" for number in range(60)]
     inputs = [prepared(chat, processor, Image.new("RGB", (40 + 100 * (number % 5), 100))) for number in range(60)]
-    wanted = [chat.input_ids(ask(text), each) for text, each in zip(texts, inputs, strict=True)]
-    shared, start = Chat(processor), threading.Barrier(4)
+    wanted = [chat.input_ids(ask(text), [each]) for text, each in zip(texts, inputs, strict=True)]
+    shared, start = VisualChat(processor), threading.Barrier(4)
 
     def work(first: int) -> list[list[int]]:
         start.wait()
         order = [*range(first, 60), *range(first)]
-        found = {place: shared.input_ids(ask(texts[place]), inputs[place]) for place in order}
+        found = {place: shared.input_ids(ask(texts[place]), [inputs[place]]) for place in order}
         return [found[place] for place in range(60)]
 
     interval = sys.getswitchinterval()
@@ -432,7 +435,7 @@ def test_many_threads(family, processors):
 def test_the_processor_stays_as_it_was(processors):
     processor = copy.copy(processors["idefics3"])
     before = dict(vars(processor))
-    Chat(processor)
+    VisualChat(processor)
     assert vars(processor) == before
 
 
@@ -445,7 +448,7 @@ def test_a_processor_without_a_template(processors):
     with pytest.raises(
         EngineError, match=r"Qwen2VLProcessor makes no prompt with a picture: .*chat template"
     ) as caught:
-        Chat(processor)
+        VisualChat(processor)
     assert "chat_template.jinja" in (caught.value.hint or "")
 
 
@@ -453,7 +456,7 @@ def test_a_template_without_pictures(processors):
     processor = copy.copy(processors["qwen2_vl"])
     processor.chat_template = "{% for message in messages %}{{ message.content[-1].text }}{% endfor %}"
     with pytest.raises(EngineError, match="makes no prompt with a picture"):
-        Chat(processor)
+        VisualChat(processor)
 
 
 def test_a_processor_of_another_kind(processors):
@@ -461,15 +464,15 @@ def test_a_processor_of_another_kind(processors):
     processor = transformers.CLIPProcessor(transformers.CLIPImageProcessor(), tokenizer)
     processor.chat_template = processors["qwen2_vl"].chat_template
     with pytest.raises(EngineError, match="CLIPProcessor makes no prompt with a picture"):
-        Chat(processor)
+        VisualChat(processor)
 
 
 def test_a_template_that_takes_no_system_text(processors):
     processor = copy.copy(processors["qwen2_vl"])
     refusal = "{% if messages[0].role == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
     processor.chat_template = refusal + processor.chat_template
-    chat = Chat(processor)
-    assert counted(chat, ask("Hi"), 90, 90).image_tokens == 9
+    chat = VisualChat(processor)
+    assert counted(chat, ask("Hi"), 90, 90).visual_tokens == 9
     with pytest.raises(EngineError, match="the model's chat template doesn't take the prompt: no system here"):
         counted(chat, ask("Hi", "Be brief."), 90, 90)
 
@@ -488,12 +491,12 @@ def test_prompts_that_hang_on_the_pixels_are_refused(processors):
 
     plain = processors["qwen2_vl"]
     with pytest.raises(EngineError, match="in a way that isn't known here"):
-        Chat(Moody(plain.image_processor, plain.tokenizer, plain.video_processor, plain.chat_template))
+        VisualChat(Moody(plain.image_processor, plain.tokenizer, plain.video_processor, plain.chat_template))
 
 
 def test_importing_it_loads_nothing_heavy():
     heavy = (
-        "import sys, omnicap_cli.core.tokens.prompt_tokens; "
+        "import sys, omnicap_cli.core.tokens.visual_chat; "
         "sys.exit(bool({'torch', 'transformers', 'PIL'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", heavy]).returncode == 0

@@ -1,4 +1,4 @@
-"""Which tokens a prompt with a picture becomes, and how many. It knows no device and runs no model.
+"""Which tokens a prompt with pictures becomes, and how many. It knows no device and runs no model.
 
 A model's own processor says it. It is asked once for what stays the same, so that a prompt costs microseconds with
 every picture after the first.
@@ -9,20 +9,19 @@ from __future__ import annotations
 import copy
 import functools
 import math
-import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from omnicap_cli.core.files.words import first_line
 from omnicap_cli.core.runs.records import Prompt, Settings
+from omnicap_cli.core.tokens.chat import Chat, TextTokens, TokenCounts, text_prompt
 from omnicap_cli.core.tokens.pixel_grid import PixelGrid
 from omnicap_cli.errors import EngineError, InferenceError, OptionError
 
-_NUM_PROMPTS: Final = 256  # whose tokens are kept; where columns are filled in, every picture has a prompt of its own
 _NUM_SIZES: Final = 16_384
-_TRIAL: Final = (90, 150)  # height and width of the picture that a processor is tried with
+_TRIAL_SHAPE: Final = (90, 150)  # height and width of the picture that a processor is tried with
 # Tiles are cut by size and by shape: arithmetic that is right for all of these isn't so by chance.
-_SHAPES: Final = (_TRIAL, (64, 64), (333, 500), (120, 1000), (1000, 120), (1200, 900))
+_SHAPES: Final = (_TRIAL_SHAPE, (64, 64), (333, 500), (120, 1000), (1000, 120), (1200, 900))
 _VALUES_PER_PATCH: Final = 3 * 14 * 14  # of the smallest patches in use
 _TYPE_NAMES: Final = frozenset({"mm_token_type_ids", "token_type_ids"})
 _HINT: Final = (
@@ -31,52 +30,39 @@ _HINT: Final = (
 )
 
 
-class TokenCounts(NamedTuple):
-    """What a prompt with a picture takes: `prompt_tokens` for its text, `image_tokens` in the picture's place.
+class VisualChat(Chat):
+    """The tokens of prompts with pictures before their text, as `processor.apply_chat_template` makes them, exactly.
 
-    Their sum is the length of the ids. `num_patches` is what the vision encoder sees: exact with a PixelGrid, and
-    otherwise for plans of memory, rather too many than too few.
-    """
-
-    prompt_tokens: int
-    image_tokens: int
-    num_patches: int
-
-
-class Chat:
-    """The tokens of prompts with one picture each, as `processor.apply_chat_template` makes them, exactly.
-
-    With one difference: what looks like a token of the model's own in the text of a prompt, as "<|im_end|>", stays
-    text (`sanitize_control_tokens` there). So no prompt, and no column in one, passes for a picture or ends a turn.
-    `grid` is that of the pictures, None for processors that have no PixelGrid. Threads may share a Chat.
+    `grid` is that of the pictures, None for processors that have no PixelGrid.
     """
 
     def __init__(self, processor: Any) -> None:
         """`processor` is one of transformers with a chat template; it stays as it is. Raises EngineError for others."""
+        super().__init__(processor.tokenizer)
         self._processor = processor
         self._replay = _Replay(processor.image_processor)
         self._replaying = copy.copy(processor)
         self._replaying.image_processor = self._replay
-        self._picture = _empty_picture(*_TRIAL)
-        self._lock = threading.Lock()  # no tokenizer can be set up anew while another thread is in it
-        self._marks: Mapping[int, Any] = processor.tokenizer.added_tokens_decoder
-        self._text = functools.lru_cache(_NUM_PROMPTS)(self._find_text)
+        self._picture = _empty_picture(*_TRIAL_SHAPE)
         self._measured = functools.lru_cache(_NUM_SIZES)(self._measure)
-        self._trial = self._try_out()
+        self._trial = self._try_processor()
         self.grid = self._find_grid()
 
-    def counts(self, prompt: Prompt, *, width: int, height: int, settings: Settings) -> TokenCounts:
-        """What `prompt` takes with a picture of `width` by `height` pixels, as shown; no picture is needed.
+    def counts(self, prompt: Prompt, sizes: Sequence[tuple[int, int]], settings: Settings) -> TokenCounts:
+        """See Chat; no picture is needed.
 
         Without a PixelGrid, the processor's own arithmetic counts where it proves right; else an empty picture of the
         size goes through the processor, once for each size.
         Raises AspectRatioError for such a picture, and otherwise as `image_kwargs` and `input_ids`.
         """
-        grid = self._grid_within(settings)
+        num_text_tokens = self.text_tokens(prompt, len(sizes)).num_tokens
+        grid = self._grid_within(settings) if sizes else None
         if grid is None:
-            return TokenCounts(self._text(prompt).num_tokens, *self._without_grid(height, width))
-        num_patches = grid.num_patches(height, width)
-        return TokenCounts(self._text(prompt).num_tokens, num_patches // grid.merge_size**2, num_patches)
+            counted = [self._count_without_grid(height, width) for width, height in sizes]
+            num_patches = tuple(each.num_patches for each in counted)
+            return TokenCounts(num_text_tokens, sum(each.num_tokens for each in counted), num_patches)
+        num_patches = tuple(grid.num_patches(height, width) for width, height in sizes)
+        return TokenCounts(num_text_tokens, sum(num_patches) // grid.merge_size**2, num_patches)
 
     def image_kwargs(self, settings: Settings) -> dict[str, Any]:
         """What to pass to `processor.image_processor` with a picture, for inputs that `input_ids` can use.
@@ -89,35 +75,33 @@ class Chat:
             kwargs["size"] = {"shortest_edge": grid.min_pixels, "longest_edge": grid.max_pixels}
         return kwargs
 
-    def input_ids(self, prompt: Prompt, image_inputs: Mapping[str, Any]) -> list[int]:
-        """The ids of `prompt` with the picture that `processor.image_processor` made `image_inputs` of.
-
-        Raises InferenceError for text that the tokenizer can't keep apart from a token of its own, and EngineError
-        where the chat template doesn't take the prompt.
-        """
-        sides = self._text(prompt).sides
-        image_ids = self._image_ids(image_inputs)
-        if sides is None or not self._is_apart(image_ids):
-            return self._whole(prompt, image_inputs)
-        return [*sides.before, *image_ids, *sides.after]
+    def input_ids(self, prompt: Prompt, visual_inputs: Sequence[Mapping[str, Any]]) -> list[int]:
+        pieces = self.text_tokens(prompt, len(visual_inputs)).pieces
+        image_ids = [self._image_ids(inputs) for inputs in visual_inputs]
+        if pieces is None or not all(map(self._is_apart, image_ids)):
+            return self._render_whole(prompt, visual_inputs)
+        ids = list(pieces[0])
+        for of_image, piece in zip(image_ids, pieces[1:], strict=True):
+            ids += [*of_image, *piece]
+        return ids
 
     def num_image_tokens(self, image_inputs: Mapping[str, Any]) -> int:
-        """How many of those ids stand in the picture's place."""
+        """How many of those ids stand in a picture's place."""
         return len(self._image_ids(image_inputs))
 
     def token_types(self, input_ids: list[int]) -> dict[str, list[int]]:
-        """What the model wants to know of each id besides, by the name of the input; `mm_token_type_ids` for Qwen."""
+        """`mm_token_type_ids` for Qwen."""
         names = self._trial.type_names
         return dict.fromkeys(names, self._processor.create_mm_token_type_ids([input_ids])[0]) if names else {}
 
-    def _try_out(self) -> _Trial:
+    def _try_processor(self) -> _Trial:
         """Learn what the processor asks of its image processor, and be sure that a replay gives the same ids."""
-        prompt = _prompt("", "?")
+        prompt = text_prompt("", "?")
         name = type(self._processor).__name__
         try:
-            real = self._render(prompt, None)
+            real = self._apply_template(prompt, None)
             inputs = self._replay.answer or {}
-            ids, replayed = self._image_ids(inputs), self._render(prompt, inputs)
+            ids, replayed = self._image_ids(inputs), self._apply_template(prompt, inputs)
             types = self._processor.create_mm_token_type_ids(real["input_ids"]) if _TYPE_NAMES & real.keys() else None
         except Exception as error:
             raise EngineError(f"{name} makes no prompt with a picture: {first_line(error)}", hint=_HINT) from error
@@ -128,7 +112,7 @@ class Chat:
     def _find_grid(self) -> PixelGrid | None:
         """The grid, if it is right: there are processors that cut as Qwen2-VL, and put marks between the tokens."""
         grid = PixelGrid.of_config(self._processor.image_processor.to_dict())
-        if grid and self._trial.image_ids == self._trial.image_ids[:1] * grid.num_tokens(*_TRIAL):
+        if grid and self._trial.image_ids == self._trial.image_ids[:1] * grid.num_tokens(*_TRIAL_SHAPE):
             return grid
         return None
 
@@ -141,24 +125,17 @@ class Chat:
                 raise OptionError(option, value, f"can't be kept: {kind} has no such limit", hint="leave it out")
         return self.grid.with_limits(settings.min_pixels, settings.max_pixels) if self.grid else None
 
-    def _find_text(self, prompt: Prompt) -> _Text:
-        """The tokens around a picture, found with the small one of the trial."""
-        ids, image_ids = self._whole(prompt, self._trial.inputs), self._trial.image_ids
-        self._refuse_passed(prompt, ids)
-        num_tokens, width = len(ids) - len(image_ids), len(image_ids)
-        places = [place for place in range(num_tokens + 1) if ids[place : place + width] == image_ids]
-        sides = [_Sides(ids[:place], ids[place + width :]) for place in places]
-        return _Text(num_tokens, sides[0] if len(sides) == 1 else None)
-
-    def _refuse_passed(self, prompt: Prompt, ids: list[int]) -> None:
-        """Not every processor can keep text apart from tokens: see that `ids` have those of the template alone."""
-        found = self._look_alikes(prompt)
-        if not found:
-            return
-        harmless = self._whole(_prompt("?" if prompt.system else "", "?"), self._trial.inputs)
-        for number, mark in self._marks.items():
-            if mark.special and mark.content in found and ids.count(number) != harmless.count(number):
-                raise _look_alike_error([mark.content])
+    def _cut(self, ids: list[int], num_visuals: int) -> TextTokens:
+        """The pieces around the pictures of the trial."""
+        image_ids = self._trial.image_ids
+        width, num_tokens = len(image_ids), len(ids) - len(image_ids) * num_visuals
+        places = [place for place in range(len(ids) - width + 1) if ids[place : place + width] == image_ids]
+        if len(places) != num_visuals and num_visuals:
+            return TextTokens(num_tokens, None)
+        starts, ends = [0, *(place + width for place in places)], [*places, len(ids)]
+        if not num_visuals:
+            starts, ends = [0], [len(ids)]
+        return TextTokens(num_tokens, [ids[start:end] for start, end in zip(starts, ends, strict=True)])
 
     def _is_apart(self, image_ids: list[int]) -> bool:
         """Whether text beside `image_ids` is the same tokens whatever the picture.
@@ -170,7 +147,7 @@ class Chat:
 
     def _image_ids(self, image_inputs: Mapping[str, Any]) -> list[int]:
         """What stands in a prompt in place of a picture."""
-        tokenizer, mark = self._processor.tokenizer, self._processor.image_token
+        tokenizer, mark = self._tokenizer, self._processor.image_token
         text = self._processor.replace_image_token(image_inputs, 0, **self._replay.kwargs)
         number, num_marks = tokenizer.convert_tokens_to_ids(mark), len(text) // len(mark)
         if number in self._marks and text == mark * num_marks:  # as it is for Qwen, and thousands of times
@@ -178,22 +155,28 @@ class Chat:
         with self._lock:
             return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _whole(self, prompt: Prompt, image_inputs: Mapping[str, Any]) -> list[int]:
-        """The ids by way of the processor itself."""
-        try:
-            return list(self._render(prompt, image_inputs)["input_ids"][0])
-        except Exception as error:
-            if found := self._look_alikes(prompt):
-                raise _look_alike_error(found) from error
-            raise EngineError(f"the model's chat template doesn't take the prompt: {first_line(error)}") from error
+    def _render(self, prompt: Prompt, num_visuals: int) -> list[int]:
+        inputs = self._trial.inputs if num_visuals == 1 else None  # several go through the processor for once
+        return list(self._apply_template(prompt, inputs, num_visuals)["input_ids"][0])
 
-    def _render(self, prompt: Prompt, image_inputs: Mapping[str, Any] | None) -> Mapping[str, Any]:
-        """All that the processor makes of a prompt, with lists of ids; without `image_inputs`, of the trial picture."""
-        guard = {"sanitize_control_tokens": True} if self._look_alikes(prompt) else {}
+    def _render_whole(self, prompt: Prompt, visual_inputs: Sequence[Mapping[str, Any]]) -> list[int]:
+        """The ids by way of the processor itself."""
+        if len(visual_inputs) > 1:
+            raise InferenceError("the model's processor can't tell several pictures in one prompt apart")
+        try:
+            return list(self._apply_template(prompt, visual_inputs[0])["input_ids"][0])
+        except Exception as error:
+            raise self._refusal(prompt, error) from error
+
+    def _apply_template(
+        self, prompt: Prompt, image_inputs: Mapping[str, Any] | None, num_visuals: int = 1
+    ) -> Mapping[str, Any]:
+        """All that the processor makes of a prompt, with lists of ids; without `image_inputs`, of trial pictures."""
+        guard = self._guard(prompt)
         with self._lock:
             self._replay.answer = image_inputs
             output: Mapping[str, Any] = self._replaying.apply_chat_template(
-                _messages(prompt, self._picture),
+                _messages(prompt, [self._picture] * num_visuals),
                 tokenize=True,
                 add_generation_prompt=True,
                 return_dict=True,
@@ -202,17 +185,11 @@ class Chat:
             )
         return output
 
-    def _look_alikes(self, prompt: Prompt) -> list[str]:
-        """Tokens of the model's own that stand in the text of `prompt`; for some, a line break is one."""
-        text = f"{prompt.system}\n{prompt.user}"
-        marks = [mark.content for mark in self._marks.values()]
-        return [mark for mark in marks if mark in text and not mark.isspace()]
-
-    def _without_grid(self, height: int, width: int) -> _ImageCounts:
+    def _count_without_grid(self, height: int, width: int) -> _ImageCounts:
         """What a picture takes that no PixelGrid cuts."""
         if self._foresight is None:
             return self._measured(height, width)
-        num_tokens = self._foretold(height, width) + self._foresight.more_tokens
+        num_tokens = self._foretell(height, width) + self._foresight.more_tokens
         return _ImageCounts(num_tokens, math.ceil(num_tokens * self._foresight.patches_per_token))
 
     @functools.cached_property
@@ -221,12 +198,12 @@ class Chat:
         if not hasattr(self._processor, "_get_num_multimodal_tokens"):
             return None
         measured = [self._measured(*shape) for shape in _SHAPES]
-        missing = {each.num_tokens - self._foretold(*shape) for each, shape in zip(measured, _SHAPES, strict=True)}
+        missing = {each.num_tokens - self._foretell(*shape) for each, shape in zip(measured, _SHAPES, strict=True)}
         if len(missing) > 1:
             return None
         return _Foresight(missing.pop(), max(each.num_patches / each.num_tokens for each in measured))
 
-    def _foretold(self, height: int, width: int) -> int:
+    def _foretell(self, height: int, width: int) -> int:
         counts = self._processor._get_num_multimodal_tokens(image_sizes=[(height, width)])
         return int(counts["num_image_tokens"][0])
 
@@ -234,6 +211,12 @@ class Chat:
         inputs = self._processor.image_processor(_empty_picture(height, width), **self.image_kwargs(Settings()))
         num_values = max(tensor.numel() for tensor in inputs.values() if hasattr(tensor, "numel"))
         return _ImageCounts(self.num_image_tokens(inputs), math.ceil(num_values / _VALUES_PER_PATCH))
+
+
+def chat_of(processor: Any) -> Chat:
+    """What counts and makes the tokens of prompts: for pictures too where the model takes them."""
+    sees = getattr(processor, "image_processor", None) is not None
+    return VisualChat(processor) if sees else Chat(processor)
 
 
 class _ImageCounts(NamedTuple):
@@ -248,20 +231,6 @@ class _Foresight(NamedTuple):
 
     more_tokens: int
     patches_per_token: float
-
-
-class _Sides(NamedTuple):
-    """The ids before a picture, and those after it."""
-
-    before: list[int]
-    after: list[int]
-
-
-class _Text(NamedTuple):
-    """A prompt's tokens but for the picture's. `sides` is None where it can't be seen which are the picture's."""
-
-    num_tokens: int
-    sides: _Sides | None
 
 
 class _Trial(NamedTuple):
@@ -292,13 +261,10 @@ class _Replay:
         return getattr(self._real, name)
 
 
-def _prompt(system: str, user: str) -> Prompt:
-    return Prompt(type="", style="", lang="", system=system, user=user)
-
-
-def _messages(prompt: Prompt, picture: Any) -> list[dict[str, Any]]:
+def _messages(prompt: Prompt, pictures: Sequence[Any]) -> list[dict[str, Any]]:
     """The conversation in transformers' form; an empty system text is none."""
-    question = [{"type": "image", "image": picture}, {"type": "text", "text": prompt.user}]
+    visuals = [{"type": "image", "image": picture} for picture in pictures]
+    question = [*visuals, {"type": "text", "text": prompt.user}]
     system = [{"role": "system", "content": [{"type": "text", "text": prompt.system}]}] if prompt.system else []
     return [*system, {"role": "user", "content": question}]
 
@@ -307,9 +273,3 @@ def _empty_picture(height: int, width: int) -> Any:
     from PIL import Image
 
     return Image.new("RGB", (width, height))
-
-
-def _look_alike_error(marks: list[str]) -> InferenceError:
-    return InferenceError(
-        f"the text of the prompt holds {', '.join(marks)}, which the model's processor can't tell from its own tokens"
-    )
