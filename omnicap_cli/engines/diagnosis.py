@@ -33,13 +33,13 @@ def examine() -> list[Finding]:
     """Look at everything."""
     machine = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
     found = [Finding(name="omnicap", ok=True, detail=f"{__version__}, {machine}", needed=True)]
-    found += [_package(name) for name in _BASE]
-    found += [_ocr_models(), *_formats(), _gpu()]
-    found += [_engine(name) for name in ENGINES]
+    found += [_examine_package(name) for name in _BASE]
+    found += [_examine_ocr_models(), *_examine_formats(), _examine_gpus()]
+    found += [_examine_engine(name) for name in ENGINES]
     return found
 
 
-def _package(name: str) -> Finding:
+def _examine_package(name: str) -> Finding:
     try:
         return Finding(name=name, ok=True, detail=importlib.metadata.version(name), needed=True)
     except importlib.metadata.PackageNotFoundError:
@@ -47,7 +47,7 @@ def _package(name: str) -> Finding:
         return Finding(name=name, ok=False, detail="not installed", needed=True, fix=fix)
 
 
-def _ocr_models() -> Finding:
+def _examine_ocr_models() -> Finding:
     from omnicap_cli.engines.rapidocr.engine import builtin_models, find_models
 
     try:
@@ -58,7 +58,7 @@ def _ocr_models() -> Finding:
     return Finding(name="OCR models", ok=True, detail=", ".join(file.name for file in models.values()), needed=True)
 
 
-def _formats() -> list[Finding]:
+def _examine_formats() -> list[Finding]:
     from omnicap_cli.media.images import formats_here
 
     here = formats_here()
@@ -74,7 +74,7 @@ def _formats() -> list[Finding]:
     ]
 
 
-def _gpu() -> Finding:
+def _examine_gpus() -> Finding:
     if ENGINES["huggingface"].missing:
         found = "an NVIDIA driver, but no torch to use it" if shutil.which("nvidia-smi") else "no NVIDIA driver found"
         return Finding(name="GPU", ok=False, detail=found)
@@ -91,7 +91,7 @@ def _gpu() -> Finding:
     return Finding(name="GPU", ok=bool(gpus), detail=detail)
 
 
-def _engine(name: str) -> Finding:
+def _examine_engine(name: str) -> Finding:
     spec = ENGINES[name]
     if not spec.here:
         return Finding(name=f"engine {name}", ok=False, detail="not in this version of omnicap")

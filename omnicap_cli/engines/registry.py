@@ -124,14 +124,14 @@ def choose_engine(name: str, *, prompts: list[Prompt], own_prompt: bool, options
         raise OptionError("--engine", name, f"is not an engine; there are auto, {', '.join(ENGINES)}")
     asked = {(prompt.type, prompt.style) for prompt in prompts}
     if name == "auto":
-        name = _best(asked, own_prompt=own_prompt, model=options.model)
+        name = _best_engine(asked, own_prompt=own_prompt, model=options.model)
     if not ENGINES[name].here:
         here = ", ".join(each for each, spec in ENGINES.items() if spec.here)
         raise EngineError(f"--engine {name} is not in this version of omnicap", hint=f"There are auto, {here}.")
     if own_prompt and ENGINES[name].reads is not None:
         raise UsageError(f"--prompt and --system need a model that follows prompts; {name} only reads text")
-    if not _reads(ENGINES[name], asked):
-        what = f"{name} can't do {_listed(asked - (ENGINES[name].reads or set()))}, only read text"
+    if not _can_read(ENGINES[name], asked):
+        what = f"{name} can't do {_list_types(asked - (ENGINES[name].reads or set()))}, only read text"
         raise UsageError(what, hint="Leave out --engine, or pass --type ocr (--style text or markdown).")
     if ENGINES[name].reads is not None and options.for_models:
         what = f"{', '.join(options.for_models)}: {name} has no use for that"
@@ -150,16 +150,16 @@ def create_engine(name: str, options: EngineOptions) -> Engine:
     return engine
 
 
-def _best(asked: set[tuple[str, str]], *, own_prompt: bool, model: str | None) -> str:
+def _best_engine(asked: set[tuple[str, str]], *, own_prompt: bool, model: str | None) -> str:
     """What "auto" means: a model that is named decides, else the machine."""
-    reads = not own_prompt and _reads(ENGINES["rapidocr"], asked)
+    reads = not own_prompt and _can_read(ENGINES["rapidocr"], asked)
     if _is_language_model(model) or (model is not None and not reads):
         return "huggingface"
     if model is None and _has_gpu() and not ENGINES["huggingface"].missing:
         return "huggingface"
     if reads:
         return "rapidocr"
-    what = "--prompt" if own_prompt else _listed(asked)
+    what = "--prompt" if own_prompt else _list_types(asked)
     install = " To run models: pip install 'omnicap[torch]'" if ENGINES["huggingface"].missing else ""
     hint = _WHAT_IS_NEEDED + install
     raise EngineError(f"nothing here can do {what}: that takes a vision-language model", hint=hint)
@@ -178,7 +178,7 @@ def _has_gpu() -> bool:
     return "GPU 0" in listed.stdout and re.search(r"^cuda\b.*=\s*['\"]", version, re.MULTILINE) is not None
 
 
-def _reads(spec: EngineSpec, asked: set[tuple[str, str]]) -> bool:
+def _can_read(spec: EngineSpec, asked: set[tuple[str, str]]) -> bool:
     return spec.reads is None or asked <= spec.reads
 
 
@@ -189,5 +189,5 @@ def _is_language_model(model: str | None) -> bool:
     return model.count("/") == 1 and not model.startswith((".", "~")) and not Path(model).parent.is_dir()
 
 
-def _listed(pairs: set[tuple[str, str]]) -> str:
+def _list_types(pairs: set[tuple[str, str]]) -> str:
     return ", ".join(f"--type {kind} --style {style}" for kind, style in sorted(pairs))

@@ -34,10 +34,10 @@ class AnswerLengths:
     def expected(self) -> int:
         """The QUANTILE of the latest answers with MARGIN, after MIN_ANSWERS; before, and at most, the limit."""
         if self._expected is None:
-            self._expected = self._worked_out()
+            self._expected = self._estimate()
         return self._expected
 
-    def _worked_out(self) -> int:
+    def _estimate(self) -> int:
         if len(self._seen) < MIN_ANSWERS:
             return self._max_new_tokens
         long = sorted(self._seen)[math.ceil(QUANTILE * len(self._seen)) - 1]

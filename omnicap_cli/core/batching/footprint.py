@@ -54,23 +54,23 @@ class ModelShape:
         missing, which `to_dict()` never causes; numbers of the vision encoder are then taken as the language model's,
         which is larger.
         """
-        text = (_part(config, "text_config"), config)
-        hidden_size = _number(text, "hidden_size", "n_embd", "d_model")
-        num_query_heads = _number(text, "num_attention_heads", "n_head")
-        vision = (_part(config, "vision_config"),)
-        vision_hidden_size = _number(vision, "embed_dim", "hidden_size", "width", default=hidden_size)
-        mlp_ratio = _number(vision, "mlp_ratio", default=4)
+        text = (_section_of(config, "text_config"), config)
+        hidden_size = _count_of(text, "hidden_size", "n_embd", "d_model")
+        num_query_heads = _count_of(text, "num_attention_heads", "n_head")
+        vision = (_section_of(config, "vision_config"),)
+        vision_hidden_size = _count_of(vision, "embed_dim", "hidden_size", "width", default=hidden_size)
+        mlp_ratio = _count_of(vision, "mlp_ratio", default=4)
         return cls(
-            num_layers=_number(text, "num_hidden_layers", "n_layer"),
+            num_layers=_count_of(text, "num_hidden_layers", "n_layer"),
             num_query_heads=num_query_heads,
-            num_kv_heads=_number(text, "num_key_value_heads", default=num_query_heads),
-            head_dim=_number(text, "head_dim", default=hidden_size // num_query_heads),
+            num_kv_heads=_count_of(text, "num_key_value_heads", default=num_query_heads),
+            head_dim=_count_of(text, "head_dim", default=hidden_size // num_query_heads),
             hidden_size=hidden_size,
-            intermediate_size=max(_number(text, "intermediate_size", default=4 * hidden_size), _expert_width(text)),
-            vocab_size=_number(text, "vocab_size"),
-            vision_num_heads=_number(vision, "num_heads", "num_attention_heads", default=num_query_heads),
+            intermediate_size=max(_count_of(text, "intermediate_size", default=4 * hidden_size), _expert_width(text)),
+            vocab_size=_count_of(text, "vocab_size"),
+            vision_num_heads=_count_of(vision, "num_heads", "num_attention_heads", default=num_query_heads),
             vision_hidden_size=vision_hidden_size,
-            vision_intermediate_size=_number(vision, "intermediate_size", default=mlp_ratio * vision_hidden_size),
+            vision_intermediate_size=_count_of(vision, "intermediate_size", default=mlp_ratio * vision_hidden_size),
             patch_values=_patch_values(vision),
             num_deepstack=len(vision[0].get("deepstack_visual_indexes") or ()),
             element_bytes=element_bytes,
@@ -215,23 +215,23 @@ def _pair_bytes(shape: ModelShape) -> tuple[int, int]:
 
 
 def _patch_values(vision: Sequence[Mapping[str, Any]]) -> int:
-    patch_size = _number(vision, "patch_size", default=16)
-    num_channels = _number(vision, "in_channels", "in_chans", "num_channels", default=3)
-    return num_channels * patch_size**2 * _number(vision, "temporal_patch_size", default=2)
+    patch_size = _count_of(vision, "patch_size", default=16)
+    num_channels = _count_of(vision, "in_channels", "in_chans", "num_channels", default=3)
+    return num_channels * patch_size**2 * _count_of(vision, "temporal_patch_size", default=2)
 
 
 def _expert_width(text: Sequence[Mapping[str, Any]]) -> int:
     """As `intermediate_size`, of a mixture of experts: a token is copied to each of its experts, and comes back."""
-    num_experts = _number(text, "num_experts_per_tok", default=0)
-    return num_experts * (_number(text, "moe_intermediate_size", default=0) + _number(text, "hidden_size"))
+    num_experts = _count_of(text, "num_experts_per_tok", default=0)
+    return num_experts * (_count_of(text, "moe_intermediate_size", default=0) + _count_of(text, "hidden_size"))
 
 
-def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _section_of(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     part = config.get(name)
     return part if isinstance(part, Mapping) else {}
 
 
-def _number(sources: Sequence[Mapping[str, Any]], *names: str, default: int | None = None) -> int:
+def _count_of(sources: Sequence[Mapping[str, Any]], *names: str, default: int | None = None) -> int:
     """The first count found under one of `names`, rounded up; of a list (a patch of unequal sides) the largest."""
     for source in sources:
         for name in names:

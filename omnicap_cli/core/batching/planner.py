@@ -170,7 +170,7 @@ class Planner(Generic[T]):
     def add(self, group: RowGroup[T]) -> None:
         """Let a group wait for its batch."""
         share = Share(group=group, rows=tuple(range(len(group.prompt_tokens))))
-        self._window.add(share, share.load, self._bytes(share.load))
+        self._window.add(share, share.load, self._peak_bytes(share.load))
         self.num_waiting_rows += len(share.rows)
 
     @property
@@ -197,7 +197,7 @@ class Planner(Generic[T]):
         num_fitting = self._num_fitting(seed)
         begun, rest = seed.cut(num_fitting or 1)
         self._rest = rest if rest.rows else None
-        batch = self._batch(self._filled(begun) if num_fitting else [begun])
+        batch = self._make_batch(self._fill_batch(begun) if num_fitting else [begun])
         self.totals.add(batch, self.ceiling_bytes)
         self.num_waiting_rows -= batch.num_rows
         return batch
@@ -217,11 +217,11 @@ class Planner(Generic[T]):
             self.ceiling_bytes = min(self.ceiling_bytes, int(predicted * CEILING_AFTER_FAILURE))
         if batch.num_rows == 1:
             raise self.refusal(batch)
-        return [self._batch(half) for half in self._halves(batch.shares)]
+        return [self._make_batch(half) for half in self._split_evenly(batch.shares)]
 
     def alone(self, batch: Batch[T]) -> list[Batch[T]]:
         """A batch for each group of one."""
-        return [self._batch([share]) for share in batch.shares]
+        return [self._make_batch([share]) for share in batch.shares]
 
     def refusal(self, batch: Batch[T]) -> OutOfMemoryError:
         """What is wrong with a single row that doesn't fit, with the numbers."""
@@ -256,7 +256,7 @@ class Planner(Generic[T]):
         counts = range(len(share.rows), 0, -1)
         return next((count for count in counts if self._fits(share.cut(count)[0].load)), 0)
 
-    def _filled(self, seed: Share[T]) -> list[Share[T]]:
+    def _fill_batch(self, seed: Share[T]) -> list[Share[T]]:
         """`seed` and what fits beside it, the nearest lengths first; then a part of a group if much is left."""
         load, taken, left = seed.load, [], []
         for waiting in self._window.nearest(load.length):
@@ -270,14 +270,14 @@ class Planner(Generic[T]):
                 left.append(waiting)
         self._window.remove(taken)
         shares = [seed, *(waiting.what for waiting in taken)]
-        return shares + self._begun(left, load) if self._may_begin(load) else shares
+        return shares + self._begin_group(left, load) if self._may_begin(load) else shares
 
     def _may_begin(self, load: Load) -> bool:
         if self._rest is not None or self._num_passes >= MAX_PASSES:
             return False
-        return max(load.num_rows / self._max_rows, self._bytes(load) / self.ceiling_bytes) < 1 - MAX_UNUSED
+        return max(load.num_rows / self._max_rows, self._peak_bytes(load) / self.ceiling_bytes) < 1 - MAX_UNUSED
 
-    def _begun(self, candidates: Iterable[Waiting[Share[T]]], load: Load) -> list[Share[T]]:
+    def _begin_group(self, candidates: Iterable[Waiting[Share[T]]], load: Load) -> list[Share[T]]:
         """A part of the first group that has one that suits; its rest comes next."""
         for waiting in candidates:
             if num_rows := self._num_suiting(waiting.what, load):
@@ -291,16 +291,16 @@ class Planner(Generic[T]):
         counts = range(len(share.rows) - 1, 0, -1)
         return next((count for count in counts if self._suits(load.plus(share.cut(count)[0].load))), 0)
 
-    def _halves(self, shares: Sequence[Share[T]]) -> Iterable[Sequence[Share[T]]]:
+    def _split_evenly(self, shares: Sequence[Share[T]]) -> Iterable[Sequence[Share[T]]]:
         """Cut so that the larger part is as small as it can be."""
         if len(shares) == 1:
             return [[part] for part in shares[0].cut(len(shares[0].rows) // 2)]
         cuts = ((shares[:place], shares[place:]) for place in range(1, len(shares)))
-        return min(cuts, key=lambda parts: max(self._bytes(_load_of(part)) for part in parts))
+        return min(cuts, key=lambda parts: max(self._peak_bytes(_load_of(part)) for part in parts))
 
-    def _batch(self, shares: Sequence[Share[T]]) -> Batch[T]:
+    def _make_batch(self, shares: Sequence[Share[T]]) -> Batch[T]:
         load = _load_of(shares)
-        num_bytes = self._bytes(load)
+        num_bytes = self._peak_bytes(load)
         return Batch(
             shares=tuple(sorted(shares, key=lambda share: share.load.length)),
             load=load,
@@ -314,9 +314,9 @@ class Planner(Generic[T]):
         return num_padding_tokens <= MAX_PADDING * load.num_padded_tokens and self._fits(load)
 
     def _fits(self, load: Load) -> bool:
-        return load.num_rows <= self._max_rows and self._bytes(load) <= self.ceiling_bytes
+        return load.num_rows <= self._max_rows and self._peak_bytes(load) <= self.ceiling_bytes
 
-    def _bytes(self, load: Load) -> int:
+    def _peak_bytes(self, load: Load) -> int:
         return self._footprint.peak_bytes(load, self._lengths.expected)
 
 

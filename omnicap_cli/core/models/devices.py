@@ -54,9 +54,9 @@ class Placement:
         Raises OptionError, which names the option, for what doesn't exist or isn't there; MissingExtraError without
         torch.
         """
-        _check("--dtype", dtype, ("auto", *get_args(Dtype)))
-        _check("--attn", attn, ("auto", *get_args(Attention)))
-        _check("--quantize", quantize, (None, *get_args(Quantization)))
+        _check_choice("--dtype", dtype, ("auto", *get_args(Dtype)))
+        _check_choice("--attn", attn, ("auto", *get_args(Attention)))
+        _check_choice("--quantize", quantize, (None, *get_args(Quantization)))
         _check_device_name(device)
         machine = machine or read_machine()
         chosen = _choose_device(device, machine)
@@ -98,17 +98,17 @@ def plan_replicas(
     left = by_room[: num_asked if isinstance(num_asked, int) else num_gpus]
     room = {index: gpus_free_bytes[index] - WORKSPACE_BYTES for index in left}
     replicas: list[tuple[int, ...]] = []
-    while group := _fewest(weights_bytes, left, room):
+    while group := _fewest_gpus(weights_bytes, left, room):
         replicas.append(tuple(sorted(group)))
         left = [index for index in left if index not in group]
         if num_asked is None:
             break
     if not replicas:
-        raise _no_room(weights_bytes, [gpus_free_bytes[index] for index in room])
+        raise _gpus_too_small_error(weights_bytes, [gpus_free_bytes[index] for index in room])
     return replicas
 
 
-def _check(option: str, value: str | None, choices: tuple[str | None, ...]) -> None:
+def _check_choice(option: str, value: str | None, choices: tuple[str | None, ...]) -> None:
     if value not in choices:
         raise OptionError(option, value, f"is not a choice; there are {', '.join(filter(None, choices))}")
 
@@ -127,7 +127,7 @@ def _choose_device(asked: str, machine: Machine) -> str:
     if not asked.startswith("cuda"):
         return asked
     if not machine.gpus:
-        raise _no_gpu(asked, machine)
+        raise _no_gpu_error(asked, machine)
     if asked == "cuda":
         return asked
     index = int(asked.removeprefix("cuda:"))
@@ -137,7 +137,7 @@ def _choose_device(asked: str, machine: Machine) -> str:
     return f"cuda:{index}"
 
 
-def _no_gpu(asked: str, machine: Machine) -> OptionError:
+def _no_gpu_error(asked: str, machine: Machine) -> OptionError:
     torch = f"torch {machine.torch_version} is built for"
     if machine.built_for is None:
         hint = "Install a torch for your GPU (https://pytorch.org/get-started), or leave it out."
@@ -164,8 +164,8 @@ def _choose_dtype(asked: str, device: str, gpus: tuple[Gpu, ...], machine: Machi
     which activations of Qwen2-VL can exceed.
     """
     obstacle = None
-    if old := _oldest(gpus):
-        obstacle = f"needs GPUs of compute capability 8.0 or newer; {_described(old)}"
+    if old := _oldest_gpu(gpus):
+        obstacle = f"needs GPUs of compute capability 8.0 or newer; {_describe_gpu(old)}"
     elif device == "mps" and not machine.mps_has_bfloat16:
         obstacle = "needs macOS 14 or newer on an Apple GPU"
     if asked == "bfloat16" and obstacle:
@@ -183,8 +183,8 @@ def _choose_attention(asked: str, gpus: tuple[Gpu, ...], dtype: Dtype, machine: 
     obstacle, hint = None, _LEAVE_OUT_ATTN
     if not gpus:
         obstacle = "needs a CUDA GPU"
-    elif old := _oldest(gpus):
-        obstacle = f"needs GPUs of compute capability 8.0 or newer; {_described(old)}"
+    elif old := _oldest_gpu(gpus):
+        obstacle = f"needs GPUs of compute capability 8.0 or newer; {_describe_gpu(old)}"
     elif dtype == "float32":
         obstacle, hint = "needs half precision, not float32", f"Pass --dtype bfloat16. {_LEAVE_OUT_ATTN}"
     elif not machine.has_flash_attn:
@@ -195,12 +195,12 @@ def _choose_attention(asked: str, gpus: tuple[Gpu, ...], dtype: Dtype, machine: 
     return "sdpa" if obstacle else "flash_attention_2"
 
 
-def _oldest(gpus: tuple[Gpu, ...]) -> Gpu | None:
+def _oldest_gpu(gpus: tuple[Gpu, ...]) -> Gpu | None:
     """A GPU that lacks what newer ones have, if there is one among those that may be used."""
     return next((gpu for gpu in gpus if gpu.capability < _MODERN), None)
 
 
-def _described(gpu: Gpu) -> str:
+def _describe_gpu(gpu: Gpu) -> str:
     return f"{gpu.name} has {gpu.capability[0]}.{gpu.capability[1]}"
 
 
@@ -213,7 +213,7 @@ def _check_quantize(asked: str, device: str, machine: Machine) -> None:
         raise OptionError("--quantize", asked, problem, hint="Install it: pip install bitsandbytes")
 
 
-def _fewest(weights_bytes: int, left: list[int], room: dict[int, int]) -> list[int]:
+def _fewest_gpus(weights_bytes: int, left: list[int], room: dict[int, int]) -> list[int]:
     """The fewest of the GPUs `left` (most room first) that hold the model; empty if all together don't.
 
     Where it takes several, the last is the smallest that will do: the larger ones remain for the next copy.
@@ -229,7 +229,7 @@ def _fewest(weights_bytes: int, left: list[int], room: dict[int, int]) -> list[i
     return []
 
 
-def _no_room(weights_bytes: int, gpus_free_bytes: list[int]) -> EngineError:
+def _gpus_too_small_error(weights_bytes: int, gpus_free_bytes: list[int]) -> EngineError:
     needed = f"the model takes {gigabytes(weights_bytes)}, and each GPU {gigabytes(WORKSPACE_BYTES)} to work in"
     where = "the GPU" if len(gpus_free_bytes) == 1 else f"the {len(gpus_free_bytes)} GPUs"
     return EngineError(

@@ -26,7 +26,7 @@ def fetch_config(repo: str, revision: str | None) -> Path:
 
     Raises OptionError where there is no such model or revision, EngineError where it can't be had.
     """
-    with _explained(repo, revision), libraries_quiet():
+    with _explaining_errors(repo, revision), libraries_quiet():
         from huggingface_hub import hf_hub_download
 
         return Path(hf_hub_download(repo, "config.json", revision=revision))
@@ -40,18 +40,18 @@ def fetch_model(repo: str, commit: str, announce: Callable[[int], None] | None) 
     """
     if announce and (num_bytes := _num_bytes_to_fetch(repo, commit)):
         announce(num_bytes)
-    with _explained(repo, commit), libraries_quiet():
+    with _explaining_errors(repo, commit), libraries_quiet():
         return Path(_snapshot(repo, commit))
 
 
 def fetch_processor(repo: str, commit: str) -> Path:
     """The same without the weights: a few megabytes."""
-    with _explained(repo, commit), libraries_quiet():
+    with _explaining_errors(repo, commit), libraries_quiet():
         return Path(_snapshot(repo, commit, wanted=_SMALL))
 
 
 def _num_bytes_to_fetch(repo: str, commit: str) -> int:
-    with _explained(repo, commit), libraries_quiet():
+    with _explaining_errors(repo, commit), libraries_quiet():
         from huggingface_hub.errors import DryRunError
 
         try:
@@ -71,7 +71,7 @@ def _snapshot(repo: str, commit: str, *, wanted: Sequence[str] = _WANTED, dry_ru
 
 
 @contextlib.contextmanager
-def _explained(repo: str, revision: str | None) -> Iterator[None]:
+def _explaining_errors(repo: str, revision: str | None) -> Iterator[None]:
     """Errors of the library as ours."""
     try:
         import huggingface_hub  # noqa: F401  what is not installed is no error of the hub
@@ -80,10 +80,10 @@ def _explained(repo: str, revision: str | None) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of the disk, of the hub, or of whichever HTTP library is beneath
-        raise _explain(repo, revision, error) from error
+        raise _explain_error(repo, revision, error) from error
 
 
-def _explain(repo: str, revision: str | None, error: Exception) -> OmnicapError:
+def _explain_error(repo: str, revision: str | None, error: Exception) -> OmnicapError:
     from huggingface_hub import errors
 
     if isinstance(error, errors.HFValidationError):
@@ -97,25 +97,25 @@ def _explain(repo: str, revision: str | None, error: Exception) -> OmnicapError:
     if isinstance(error, errors.RevisionNotFoundError):
         return OptionError("--revision", revision or "main", f"is no branch, tag or commit of {repo}")
     if isinstance(error, errors.LocalEntryNotFoundError):
-        return _not_here(repo, revision, error)
+        return _not_cached_error(repo, revision, error)
     if isinstance(error, errors.EntryNotFoundError):
         what = f"{repo} has no config.json, so it is no model that transformers saved"
         return EngineError(what, hint="Adapters (LoRA), GGUF files and datasets can't be used as a --model.")
     if isinstance(error, errors.HfHubHTTPError):
-        return EngineError(f"{repo} can't be fetched: {_answer(error)}", hint=_after(error))
+        return EngineError(f"{repo} can't be fetched: {_hub_answer(error)}", hint=_what_to_do(error))
     reason = getattr(error, "strerror", None) or str(error).strip().split("\n")[0] or type(error).__name__
     hint = "Run it again: what was fetched is kept. HF_HOME says where; is there room, and may it be written?"
     return EngineError(f"{repo} can't be fetched: {reason}", hint=hint)
 
 
-def _not_here(repo: str, revision: str | None, error: Exception) -> OmnicapError:
+def _not_cached_error(repo: str, revision: str | None, error: Exception) -> OmnicapError:
     """The cache has it not, and the hub wasn't reached, or wasn't even asked."""
     from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     cause = error.__cause__
     if isinstance(cause, HfHubHTTPError):
-        return EngineError(f"{repo} can't be fetched: {_answer(cause)}", hint=_after(cause))
+        return EngineError(f"{repo} can't be fetched: {_hub_answer(cause)}", hint=_what_to_do(cause))
     offline = isinstance(cause, OfflineModeIsEnabled) or constants.HF_HUB_OFFLINE
     why = "HF_HUB_OFFLINE is set" if offline else f"{constants.ENDPOINT} can't be reached"
     command = f"hf download {repo}" + (f" --revision {revision}" if revision else "")
@@ -125,12 +125,12 @@ def _not_here(repo: str, revision: str | None, error: Exception) -> OmnicapError
     )
 
 
-def _answer(error: Exception) -> str:
+def _hub_answer(error: Exception) -> str:
     """What the hub said."""
     response = getattr(error, "response", None)
     return f"the hub answered {response.status_code}" if response is not None else "the hub refused"
 
 
-def _after(error: Exception) -> str:
+def _what_to_do(error: Exception) -> str:
     status = getattr(getattr(error, "response", None), "status_code", 0)
     return f"If it is private or gated, {_LOG_IN}." if status in (401, 403) else "Try again later."

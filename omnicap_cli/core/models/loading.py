@@ -72,7 +72,7 @@ def load(
     sees = check_architecture(files)
     files = files.fetched(announce)
     assert files.weights is not None
-    devices = _devices(placement, gpus)
+    devices = _device_names(placement, gpus)
     _check_quantization(files, placement)
     _check_room(files.name, files.weights, placement, devices)
     with libraries_quiet() as said:
@@ -80,8 +80,8 @@ def load(
             model, info = load_model(files.folder, placement, devices, sees=sees)
         except Exception as error:  # of any kind, since transformers checks little by itself
             if is_out_of_memory(error) or any(map(mentions_memory, said)):
-                raise _no_room(files.name, files.weights, placement, devices) from error
-            raise _unloadable(files.name, error) from error
+                raise _no_room_error(files.name, files.weights, placement, devices) from error
+            raise _not_loadable_error(files.name, error) from error
         check_weights(files, info)
         processor = load_processor(files.folder, sees=sees)
         ends = _settle_generation(model, getattr(processor, "tokenizer", processor))
@@ -108,7 +108,7 @@ def load_processor(folder: Path, *, sees: bool = True) -> Any:
         except EngineError:
             raise
         except Exception as error:  # of any kind: those of the tokenizer's library have none
-            raise _unloadable(f"the processor in {folder}", error) from error
+            raise _not_loadable_error(f"the processor in {folder}", error) from error
 
 
 def check_architecture(files: ModelFiles) -> bool:
@@ -145,7 +145,7 @@ def check_architecture(files: ModelFiles) -> bool:
     raise EngineError(f"{files.name} is a {kind}, which transformers {version} doesn't know", hint=upgrade)
 
 
-def _devices(placement: Placement, gpus: Sequence[int] | None) -> list[str]:
+def _device_names(placement: Placement, gpus: Sequence[int] | None) -> list[str]:
     if gpus:
         return [f"cuda:{index}" for index in gpus]
     return ["cuda:0"] if placement.device == "cuda" else [placement.device]
@@ -161,10 +161,10 @@ def _check_quantization(files: ModelFiles, placement: Placement) -> None:
 def _check_room(name: str, weights: Weights, placement: Placement, devices: Sequence[str]) -> None:
     """Before loading: a CPU without memory gives no error, but a killed process."""
     if weights.loaded_bytes(placement) > sum(map(free_bytes, devices)):
-        raise _no_room(name, weights, placement, devices)
+        raise _no_room_error(name, weights, placement, devices)
 
 
-def _no_room(name: str, weights: Weights, placement: Placement, devices: Sequence[str]) -> EngineError:
+def _no_room_error(name: str, weights: Weights, placement: Placement, devices: Sequence[str]) -> EngineError:
     how = f"{placement.dtype}, {placement.quantize}" if placement.quantize else placement.dtype
     needed, free = weights.loaded_bytes(placement), sum(map(free_bytes, devices))
     what = f"{name} takes {gigabytes(needed)} of memory ({how}); free on {', '.join(devices)}: {gigabytes(free)}"
@@ -295,7 +295,7 @@ def _settle_generation(model: Any, tokenizer: Any) -> tuple[int, ...]:
     return tuple(end_token_ids)
 
 
-def _unloadable(what: str, error: Exception) -> EngineError:
+def _not_loadable_error(what: str, error: Exception) -> EngineError:
     reason = str(error).strip().split("\n")[0] or type(error).__name__
     if isinstance(error, ImportError):
         hint = f"Install what is missing: pip install {error.name}" if error.name else "Install what is missing."

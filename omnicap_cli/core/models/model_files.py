@@ -56,7 +56,7 @@ class ModelFiles:
             try:
                 return _check_folder(folder, takes_text=takes_text)
             except OSError as error:
-                raise _unreadable(folder, error) from error
+                raise _unreadable_folder_error(folder, error) from error
         path = fetch_config(model, revision)
         commit = path.parent.name
         return cls(
@@ -87,7 +87,7 @@ class ModelFiles:
             _check_processor(folder, takes_text=self.takes_text)
             return replace(self, folder=folder, weights=read_weights(folder))
         except OSError as error:
-            raise _unreadable(folder, error) from error
+            raise _unreadable_folder_error(folder, error) from error
 
 
 def find_processor(model: str, revision: str | None = None) -> Path:
@@ -112,7 +112,7 @@ def _local_folder(model: str, revision: str | None) -> Path | None:
         if folder.exists():
             raise OptionError("--model", model, "is a file", hint=_WHAT_TO_GIVE)
     except OSError as error:
-        raise _unreadable(folder, error) from error
+        raise _unreadable_folder_error(folder, error) from error
     if not _HUB_ID.fullmatch(model):
         raise OptionError("--model", model, "is no folder here, and no hub id either", hint=_WHAT_TO_GIVE)
     return None
@@ -125,7 +125,7 @@ def _check_folder(folder: Path, *, takes_text: bool) -> ModelFiles:
     return ModelFiles(
         name=folder.resolve().name or str(folder),
         revision=None,
-        fingerprint=_fingerprint(folder, weights.files),
+        fingerprint=_folder_fingerprint(folder, weights.files),
         folder=folder,
         config=config,
         weights=weights,
@@ -163,19 +163,19 @@ def _check_processor(folder: Path, *, takes_text: bool) -> None:
     if not takes_text and not (
         objects["preprocessor_config.json"] or "image_processor" in objects["processor_config.json"]
     ):
-        raise _lacks(folder, "preprocessor_config.json", "how pictures are to be prepared")
+        raise _missing_file_error(folder, "preprocessor_config.json", "how pictures are to be prepared")
     if not any((folder / name).exists() for name in _TOKENIZERS):
-        raise _lacks(folder, "tokenizer.json", "how text becomes tokens")
+        raise _missing_file_error(folder, "tokenizer.json", "how text becomes tokens")
     has_file = (folder / "chat_template.jinja").exists() or (folder / "chat_template.json").exists()
     if not has_file and not any("chat_template" in each for each in objects.values()):
-        raise _lacks(folder, "chat_template.jinja", "how a question is to be put")
+        raise _missing_file_error(folder, "chat_template.jinja", "how a question is to be put")
 
 
-def _lacks(folder: Path, name: str, what: str) -> EngineError:
+def _missing_file_error(folder: Path, name: str, what: str) -> EngineError:
     return EngineError(f"{folder} has no {name}, which says {what}", hint=_FROM_BASE)
 
 
-def _fingerprint(folder: Path, weight_files: Iterable[Path]) -> str:
+def _folder_fingerprint(folder: Path, weight_files: Iterable[Path]) -> str:
     """Of the small files' content; of the weights, which take minutes to read, name, size and modification time."""
     digest = hashlib.sha256()
     for name in _SMALL_FILES:
@@ -187,6 +187,6 @@ def _fingerprint(folder: Path, weight_files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def _unreadable(folder: Path, error: OSError) -> EngineError:
+def _unreadable_folder_error(folder: Path, error: OSError) -> EngineError:
     path = error.filename or folder
     return EngineError(f"can't read {path}: {error.strerror or error}", hint="See who may read it, and its folders.")

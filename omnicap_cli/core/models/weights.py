@@ -73,7 +73,7 @@ def read_weights(folder: Path) -> Weights:
     """
     files = _weight_files(folder)
     in_matrices = elsewhere = fixed_bytes = 0
-    for tensor in (tensor for file in files for tensor in _read_header(file)):
+    for tensor in (tensor for file in files for tensor in _read_tensors(file)):
         if tensor.dtype not in _FLOATS:
             fixed_bytes += tensor.end - tensor.begin
         elif tensor.is_matrix:
@@ -89,7 +89,7 @@ def _weight_files(folder: Path) -> list[Path]:
         return [folder / WEIGHTS]
     index = folder / INDEX
     if not index.exists():
-        raise _no_weights(folder)
+        raise _no_weights_error(folder)
     places = read_object(index).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
         raise EngineError(f"{index} names no weight files", hint=COPY_AGAIN)
@@ -100,7 +100,7 @@ def _weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _no_weights(folder: Path) -> EngineError:
+def _no_weights_error(folder: Path) -> EngineError:
     """What is there instead."""
     if shards := sorted(path.name for path in folder.glob("model-*-of-*.safetensors")):
         what = (
@@ -122,7 +122,7 @@ def _no_weights(folder: Path) -> EngineError:
     )
 
 
-def _read_header(file: Path) -> Iterator[_Tensor]:
+def _read_tensors(file: Path) -> Iterator[_Tensor]:
     """The tensors of a safetensors file. Raises EngineError if it is damaged."""
     size = file.stat().st_size
     with file.open("rb") as opened:

@@ -80,18 +80,18 @@ class PromptType:
     def select(self, style: str, lang: str) -> list[Prompt]:
         """Prompts of one style, or of every style that has the language; an alias's own language wins."""
         if style == ALL:
-            return self._having(lang, self.name, list(self.styles.values()))
-        named = self._named(style)
-        return self._having(named.language_of(style) or lang, f"{self.name}/{named.name}", [named])
+            return self._styles_in(lang, self.name, list(self.styles.values()))
+        named = self._style_named(style)
+        return self._styles_in(named.language_of(style) or lang, f"{self.name}/{named.name}", [named])
 
-    def _named(self, name: str) -> Style:
+    def _style_named(self, name: str) -> Style:
         for style in self.styles.values():
             if name in style.names:
                 return style
         names = [each for style in self.styles.values() for each in style.names]
-        raise _unknown("--style", name, f"a style of {self.name}", [*self.styles, ALL], names)
+        raise _unknown_name_error("--style", name, f"a style of {self.name}", [*self.styles, ALL], names)
 
-    def _having(self, lang: str, what: str, styles: list[Style]) -> list[Prompt]:
+    def _styles_in(self, lang: str, what: str, styles: list[Style]) -> list[Prompt]:
         found = [p for style in styles for key, p in style.prompts.items() if lang in (key, ALL)]
         if found:
             return found
@@ -121,10 +121,10 @@ class Catalogue:
         """
         builtin = tomllib.loads((resources.files(__package__) / "prompts.toml").read_text("utf-8"))
         if path is None:
-            return _catalogue(_Table("prompts.toml", "", builtin))
-        user = _read(path)
-        tables = user if user.get("replace") is True else _merged(builtin, user)
-        return _catalogue(_Table(str(path), "", tables))
+            return _parse_catalogue(_TomlTable("prompts.toml", "", builtin))
+        user = _read_toml(path)
+        tables = user if user.get("replace") is True else _merge_tables(builtin, user)
+        return _parse_catalogue(_TomlTable(str(path), "", tables))
 
     def __iter__(self) -> Iterator[PromptType]:
         return iter(self.types.values())
@@ -141,9 +141,9 @@ class Catalogue:
         default. `lang` is "en", "zh", or "all" for the languages that a style has. Raises OptionError.
         """
         if type not in self.types:
-            raise _unknown("--type", type, "a type", self.types)
+            raise _unknown_name_error("--type", type, "a type", self.types)
         if lang not in (*LANGUAGES, ALL):
-            raise _unknown("--lang", lang, "a language", [*LANGUAGES, ALL])
+            raise _unknown_name_error("--lang", lang, "a language", [*LANGUAGES, ALL])
         kind = self.types[type]
         wanted = styles or [next(iter(kind.styles))]
         return list(dict.fromkeys(prompt for style in wanted for prompt in kind.select(style, lang)))
@@ -159,7 +159,7 @@ class Catalogue:
         if len(styles) > 1 or ALL in styles:
             raise OptionError("--style", ",".join(styles), f"is more than one, too many for --type {AUTO}")
         if styles and styles[0] not in known:
-            raise _unknown("--style", styles[0], "a style of any type", sorted(known))
+            raise _unknown_name_error("--style", styles[0], "a style of any type", sorted(known))
         style = styles[0] if styles else None
         kinds = [kind for kind in self if kind.name not in _NO_PICTURES]
         choices = tuple(filter(None, (kind.nearest(style, lang) for kind in kinds)))
@@ -170,21 +170,23 @@ class Catalogue:
     def system_for_task(self, task_type: str) -> str:
         """The system text under which records of `task_type` are trained. Raises OptionError."""
         if task_type not in self.task_types:
-            raise _unknown("--task-type", task_type, "a task type", self.task_types)
+            raise _unknown_name_error("--task-type", task_type, "a task type", self.task_types)
         return self.task_types[task_type].system
 
 
-def _nearest(name: str, names: Iterable[str]) -> str | None:
+def _nearest_name(name: str, names: Iterable[str]) -> str | None:
     folded: dict[str, str] = {}
     for each in names:
         folded.setdefault(each.casefold(), each)  # a style before an alias that is the same but for case
     return next((folded[found] for found in difflib.get_close_matches(name.casefold(), folded, n=1)), None)
 
 
-def _unknown(option: str, value: str, what: str, choices: Iterable[str], names: Iterable[str] = ()) -> OptionError:
+def _unknown_name_error(
+    option: str, value: str, what: str, choices: Iterable[str], names: Iterable[str] = ()
+) -> OptionError:
     """An error that lists `choices` and proposes the nearest of `names`, or of the choices."""
     choices = list(choices)
-    nearest = _nearest(value, names or choices)
+    nearest = _nearest_name(value, names or choices)
     problem = f"is not {what}; choose from {', '.join(choices)}"
     return OptionError(option, value, problem, hint=f"did you mean {nearest}?" if nearest else _LIST_HINT)
 
@@ -193,7 +195,7 @@ def _unknown(option: str, value: str, what: str, choices: Iterable[str], names: 
 
 
 @dataclass(frozen=True, slots=True)
-class _Table:
+class _TomlTable:
     """A table of a TOML file that knows where it stands, so that an error can say so."""
 
     source: str
@@ -209,17 +211,17 @@ class _Table:
     def only(self, *allowed: str) -> None:
         for name in self.values:
             if name not in allowed:
-                nearest = _nearest(name, allowed)
+                nearest = _nearest_name(name, allowed)
                 hint = f"did you mean {nearest}?" if nearest else "remove it"
                 self.fail(name, f"unknown key; known here: {', '.join(allowed)}", hint)
 
-    def table(self, name: str) -> _Table:
+    def table(self, name: str) -> _TomlTable:
         value = self.values.get(name, {})
         if not isinstance(value, dict):
             self.fail(name, f"is {value!r}, not a table", f"write it as [{self.key(name)}]")
-        return _Table(self.source, self.key(name), value)
+        return _TomlTable(self.source, self.key(name), value)
 
-    def tables(self) -> Iterator[tuple[str, _Table]]:
+    def tables(self) -> Iterator[tuple[str, _TomlTable]]:
         for name in self.values:
             self.check_name(name, name)
             yield name, self.table(name)
@@ -244,7 +246,7 @@ class _Table:
             self.fail(key, problem, "use letters, digits, '_' and '-'; 'all' and 'auto' have a meaning already")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_toml(path: Path) -> dict[str, Any]:
     try:
         values: dict[str, Any] = tomllib.loads(path.read_text("utf-8-sig"))
     except OSError as error:
@@ -257,27 +259,29 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def _merge_tables(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """`above` laid over `below`: tables are joined key by key, any other value replaces the one below."""
     joined = dict(below)
     for name, value in above.items():
         under = below.get(name)
         nested = isinstance(under, dict) and isinstance(value, dict)
-        joined[name] = _merged(below[name], value) if nested else value
+        joined[name] = _merge_tables(below[name], value) if nested else value
     return joined
 
 
-def _catalogue(root: _Table) -> Catalogue:
+def _parse_catalogue(root: _TomlTable) -> Catalogue:
     root.only("types", "task_types", "choice", "replace")
     if not isinstance(root.values.get("replace", False), bool):
         root.fail("replace", f"is {root.values['replace']!r}, not true or false", "write replace = true")
-    types = {name: _type(name, table) for name, table in root.table("types").tables()}
+    types = {name: _parse_type(name, table) for name, table in root.table("types").tables()}
     if not types:
         root.fail("types", "has no type", "add one as [types.TYPE.styles.STYLE.en], or drop replace = true")
-    return Catalogue(types=types, task_types=_task_types(root.table("task_types"), types), choice=_choice(root))
+    return Catalogue(
+        types=types, task_types=_parse_task_types(root.table("task_types"), types), choice=_parse_choice(root)
+    )
 
 
-def _choice(root: _Table) -> Prompt:
+def _parse_choice(root: _TomlTable) -> Prompt:
     """The question by which a model chooses a type; the built-in one where a file that replaces all has none."""
     table = root.table("choice")
     table.only("system", "user")
@@ -287,19 +291,19 @@ def _choice(root: _Table) -> Prompt:
     return Prompt(type=AUTO, style="default", lang="en", system=table.text("system") or "", user=user)
 
 
-def _type(name: str, table: _Table) -> PromptType:
+def _parse_type(name: str, table: _TomlTable) -> PromptType:
     table.only("description", "system", "styles")
     systems = table.table("system")
     systems.only(*LANGUAGES)
     shared = {lang: systems.text(lang) for lang in LANGUAGES}
-    styles = {key: _style(name, key, each, shared) for key, each in table.table("styles").tables()}
+    styles = {key: _parse_style(name, key, each, shared) for key, each in table.table("styles").tables()}
     if not styles:
         table.fail("styles", "has no style", f"add one as [{table.key('styles')}.STYLE.en]")
     _check_aliases(table.table("styles"), styles)
     return PromptType(name=name, description=table.text("description") or "", styles=styles)
 
 
-def _style(type_name: str, name: str, table: _Table, shared: Mapping[str, str | None]) -> Style:
+def _parse_style(type_name: str, name: str, table: _TomlTable, shared: Mapping[str, str | None]) -> Style:
     table.only("description", "aliases", *LANGUAGES)
     aliases, prompts = table.aliases(None), {}
     for lang in (key for key in LANGUAGES if key in table.values):
@@ -318,7 +322,7 @@ def _style(type_name: str, name: str, table: _Table, shared: Mapping[str, str | 
     return Style(name=name, description=table.text("description") or "", aliases=tuple(aliases), prompts=prompts)
 
 
-def _check_aliases(table: _Table, styles: Mapping[str, Style]) -> None:
+def _check_aliases(table: _TomlTable, styles: Mapping[str, Style]) -> None:
     """Refuse an alias that would name two styles, or one style twice.
 
     Either of the two may be built in, so that the message names both and blames neither.
@@ -332,7 +336,7 @@ def _check_aliases(table: _Table, styles: Mapping[str, Style]) -> None:
             taken[alias.name] = style.name
 
 
-def _task_types(table: _Table, types: Mapping[str, PromptType]) -> dict[str, Prompt]:
+def _parse_task_types(table: _TomlTable, types: Mapping[str, PromptType]) -> dict[str, Prompt]:
     known = {
         f"{p.type}/{p.style}/{p.lang}": p
         for each in types.values()
@@ -342,7 +346,7 @@ def _task_types(table: _Table, types: Mapping[str, PromptType]) -> dict[str, Pro
     for name in table.values:
         target = table.text(name) or ""
         if target not in known:
-            nearest = _nearest(target, known)
+            nearest = _nearest_name(target, known)
             hint = f"did you mean {nearest}?" if nearest else f"write TYPE/STYLE/LANG; {_LIST_HINT}"
             table.fail(name, f"{target!r} leads to no prompt", hint)
     return {name: known[target] for name, target in table.values.items()}

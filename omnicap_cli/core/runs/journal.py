@@ -49,11 +49,11 @@ def read_lines(file: BinaryIO) -> Iterator[Line]:
     """Every line of a journal, broken ones too, the last one even without its newline. Offsets in bytes."""
     offset = 0
     for raw in file:
-        yield Line(offset, raw, *_parse(raw))
+        yield Line(offset, raw, *_parse_line(raw))
         offset += len(raw)
 
 
-def _parse(raw: bytes) -> tuple[bytes, dict[str, Any] | None]:
+def _parse_line(raw: bytes) -> tuple[bytes, dict[str, Any] | None]:
     try:
         record = orjson.loads(raw)
         key = bytes.fromhex(record["key"])[:KEY_BYTES]
@@ -84,7 +84,7 @@ class Contents:
     def known(self, key: str) -> Known | None:
         """What is on record for `key` (a hex digest), or None."""
         value = self.index.get(bytes.fromhex(key)[:KEY_BYTES])
-        return None if value is None else _unpack(value)
+        return None if value is None else _unpack_outcome(value)
 
 
 def read_index(path: Path) -> Contents:
@@ -103,7 +103,9 @@ def _index_lines(file: BinaryIO) -> Contents:
     for last in read_lines(file):
         if last.record is not None:
             attempts = last.record.get("attempts")
-            contents.index.set(last.key, _pack(last.record["status"], attempts if isinstance(attempts, int) else 1))
+            contents.index.set(
+                last.key, _pack_outcome(last.record["status"], attempts if isinstance(attempts, int) else 1)
+            )
             contents.num_records += 1
         elif last.raw.endswith(b"\n") and not last.raw.isspace():
             contents.num_broken_lines += 1
@@ -125,7 +127,7 @@ class Journal:
     """
 
     def __init__(self, path: Path, *, overwrite: bool = False) -> None:
-        self.path = _resolved(path)
+        self.path = _resolve_path(path)
         self.num_broken_lines = 0
         self.num_superseded = 0
         self._index = KeyIndex()
@@ -133,9 +135,9 @@ class Journal:
         self._closed = threading.Event()
         self._sync_error: OSError | None = None
         self._lock = FileLock(f"{self.path}.lock", thread_local=False)
-        self._acquire()
+        self._acquire_lock()
         try:
-            self._open(overwrite=overwrite)
+            self._open_file(overwrite=overwrite)
         except BaseException:
             self._lock.release()
             raise
@@ -157,7 +159,7 @@ class Journal:
     def known(self, key: str) -> Known | None:
         """What is on record for `key` (a hex digest), or None."""
         value = self._index.get(bytes.fromhex(key)[:KEY_BYTES])
-        return None if value is None else _unpack(value)
+        return None if value is None else _unpack_outcome(value)
 
     def append(self, key: str, status: Literal["ok", "error"], attempts: int, line: bytes) -> None:
         """Add one record, whole or not at all. Raises JournalWriteError when the disk doesn't take it."""
@@ -170,12 +172,12 @@ class Journal:
             if written < len(line):
                 raise OSError("short write")
         except OSError as error:
-            self._cut(self._size)
+            self._truncate(self._size)
             raise write_error(self.path, error) from error
         self._size += len(line)
         short_key = bytes.fromhex(key)[:KEY_BYTES]
         self.num_superseded += self._index.get(short_key) is not None
-        self._index.set(short_key, _pack(status, attempts))
+        self._index.set(short_key, _pack_outcome(status, attempts))
         self._dirty.set()
 
     def close(self, *, compact: bool = True) -> None:
@@ -193,12 +195,12 @@ class Journal:
             if self._sync_error:
                 raise write_error(self.path, self._sync_error)
             if self.num_superseded and compact:
-                self._compact()
+                self._compact_file()
         finally:
             os.close(self._descriptor)
             self._lock.release()
 
-    def _acquire(self) -> None:
+    def _acquire_lock(self) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
@@ -210,14 +212,14 @@ class Journal:
         except OSError as error:
             raise write_error(self.path, error) from error
 
-    def _open(self, *, overwrite: bool) -> None:
+    def _open_file(self, *, overwrite: bool) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if overwrite else 0)
         try:
             self._descriptor = os.open(self.path, flags | getattr(os, "O_BINARY", 0), 0o666)
         except OSError as error:
             raise write_error(self.path, error) from error
         try:
-            self._load()
+            self._load_index()
         except OSError as error:
             os.close(self._descriptor)
             raise write_error(self.path, error) from error
@@ -229,7 +231,7 @@ class Journal:
                 leftover.unlink()
         sync_folder(self.path.parent)
 
-    def _load(self) -> None:
+    def _load_index(self) -> None:
         """Take in every record; end the file after its last whole line."""
         contents = read_index(self.path)
         if contents.is_foreign:
@@ -240,11 +242,11 @@ class Journal:
         self._index, self._size = contents.index, contents.num_whole_bytes
         self.num_broken_lines = contents.num_broken_lines
         self.num_superseded = contents.num_records - len(contents.index)
-        self._cut(self._size)
+        self._truncate(self._size)
         if contents.lacks_newline:
             self._size += os.write(self._descriptor, b"\n")
 
-    def _cut(self, size: int) -> None:
+    def _truncate(self, size: int) -> None:
         """End the file after `size` bytes. Shrinking needs no space, so it works on a full disk."""
         with contextlib.suppress(OSError):
             os.ftruncate(self._descriptor, size)
@@ -261,7 +263,7 @@ class Journal:
             except OSError as error:
                 self._sync_error = error
 
-    def _compact(self) -> None:
+    def _compact_file(self) -> None:
         """Write the file again without the lines that a later line replaced; on a full disk leave it as it is."""
         with contextlib.suppress(OSError), replacing(self.path) as target, self.path.open("rb") as source:
             superseded = self._superseded_offsets()
@@ -282,16 +284,16 @@ class Journal:
         return superseded
 
 
-def _resolved(path: Path) -> Path:
+def _resolve_path(path: Path) -> Path:
     try:
         return path.resolve()
     except (OSError, RuntimeError) as error:  # a link that leads to itself: RuntimeError before Python 3.13
         raise JournalWriteError(f"can't write {path}: {error}", hint="Choose another place with -o.") from error
 
 
-def _pack(status: Literal["ok", "error"], attempts: int) -> int:
+def _pack_outcome(status: Literal["ok", "error"], attempts: int) -> int:
     return attempts << _ATTEMPTS_BITS | (status == "ok")
 
 
-def _unpack(value: int) -> Known:
+def _unpack_outcome(value: int) -> Known:
     return Known("ok" if value & 1 else "error", value >> _ATTEMPTS_BITS)

@@ -97,25 +97,27 @@ def merge_journals(config: MergeConfig, warn: Callable[[str], None] = lambda _: 
     if gaps.problems and not config.allow_missing:
         raise not_whole(_NOT_WHOLE, gaps.problems)
     sources = list({(each.file.st_dev, each.file.st_ino): each for each in sources}.values())
-    for message in [*gaps.problems, *find_differences(sources), *_unknowable(sources)]:
+    for message in [*gaps.problems, *find_differences(sources), *_doubts(sources)]:
         warn(message)
     if config.output is None or config.dry_run:
-        return _report(config, _read(sources, config, gaps, warn), gaps)
+        return _make_report(config, _read_journals(sources, config, gaps, warn), gaps)
     started = time.time()
     with locked(lock_of(config.output), what=config.output):
         check_output(
             config.output, files, overwrite=config.overwrite
         )  # again: only from here on nobody else can make one
-        ledger = _read(sources, config, gaps, warn)
-        _write(config.output, ledger)
-        report = _report(config, ledger, gaps)
-        _note(config, ledger, gaps, report, started=started).write(config.output)
+        ledger = _read_journals(sources, config, gaps, warn)
+        _write_kept_lines(config.output, ledger)
+        report = _make_report(config, ledger, gaps)
+        _make_note(config, ledger, gaps, report, started=started).write(config.output)
     return report
 
 
-def _read(sources: Sequence[Source], config: MergeConfig, gaps: Gaps, warn: Callable[[str], None]) -> _Ledger:
+def _read_journals(
+    sources: Sequence[Source], config: MergeConfig, gaps: Gaps, warn: Callable[[str], None]
+) -> _LineFates:
     """All lines; what they lack becomes a problem. Raises JournalError."""
-    ledger = _Ledger(sources, warn)
+    ledger = _LineFates(sources, warn)
     if ledger.losses and not config.allow_missing:
         raise not_whole(_NOT_WHOLE, ledger.losses)
     for loss in ledger.losses:
@@ -124,7 +126,7 @@ def _read(sources: Sequence[Source], config: MergeConfig, gaps: Gaps, warn: Call
     return ledger
 
 
-class _Part(NamedTuple):
+class _JournalLines(NamedTuple):
     """The lines of one journal among the lines of all."""
 
     source: Source
@@ -132,38 +134,38 @@ class _Part(NamedTuple):
     num_lines: int
 
 
-class _Ledger:
+class _LineFates:
     """What becomes of each line of the journals: it reads them all once, in the order in which they are given."""
 
     def __init__(self, sources: Sequence[Source], warn: Callable[[str], None]) -> None:
         self.fates = bytearray()
         self.kinds = Kinds()
-        self.parts: list[_Part] = []
+        self.parts: list[_JournalLines] = []
         self.losses: list[str] = []  # what was on record once
         self.num_read = self.num_broken_lines = self.num_lost = 0
         self._lines = KeyIndex()
         for source in sources:
-            with _reading(source) as file:
-                self._take_in(source, file, warn)
+            with _open_journal(source) as file:
+                self._read_journal(source, file, warn)
 
-    def _take_in(self, source: Source, file: BinaryIO, warn: Callable[[str], None]) -> None:
+    def _read_journal(self, source: Source, file: BinaryIO, warn: Callable[[str], None]) -> None:
         contents, first_line = Contents(KeyIndex()), len(self.fates)
         for line in read_lines(file):
             self.fates.append(_DROPPED)
             if line.record is not None:
                 contents.num_records += 1
-                self._rate(line.key, 1 + self.kinds.number(line.record))
+                self._keep_better(line.key, 1 + self.kinds.number(line.record))
             elif not line.raw.endswith(b"\n"):
                 contents.torn = line.raw
             elif not line.raw.isspace():
                 contents.num_broken_lines += 1
         if contents.is_foreign:
             raise JournalError(f"{source.path} is not a journal: nothing in it is a record of omnicap")
-        self.parts.append(_Part(source, first_line, len(self.fates) - first_line))
+        self.parts.append(_JournalLines(source, first_line, len(self.fates) - first_line))
         self.num_read += contents.num_records
-        self._tell(source, contents, warn)
+        self._warn_of_losses(source, contents, warn)
 
-    def _rate(self, key: bytes, fate: int) -> None:
+    def _keep_better(self, key: bytes, fate: int) -> None:
         """Keep the line that was read last, unless an earlier one of its key has a caption and it has none."""
         before = self._lines.get(key)
         if before is not None:
@@ -173,7 +175,7 @@ class _Ledger:
         self.fates[-1] = fate
         self._lines.set(key, len(self.fates) - 1)
 
-    def _tell(self, source: Source, contents: Contents, warn: Callable[[str], None]) -> None:
+    def _warn_of_losses(self, source: Source, contents: Contents, warn: Callable[[str], None]) -> None:
         """Warn of what is not in a journal though it should be."""
         num_broken = contents.num_broken_lines + bool(contents.torn.strip())
         if num_broken:
@@ -185,55 +187,55 @@ class _Ledger:
         self.num_lost += max(0, num_noted - contents.num_records)
 
 
-def _write(output: Path, ledger: _Ledger) -> None:
+def _write_kept_lines(output: Path, ledger: _LineFates) -> None:
     """Copy the lines that are kept, shards in their order, other journals after them as given."""
     remove_leftovers(output.resolve(), is_locked=True)
     parts = sorted(ledger.parts, key=lambda part: part.source.place)
     try:
         with replacing(output) as target:
             for part in parts:
-                target.writelines(_kept_lines(part, ledger.fates))
+                target.writelines(_lines_to_keep(part, ledger.fates))
     except OSError as error:
         raise write_error(output, error) from error
 
 
-def _kept_lines(part: _Part, fates: bytearray) -> Iterator[bytes]:
+def _lines_to_keep(part: _JournalLines, fates: bytearray) -> Iterator[bytes]:
     """The lines of a journal that are kept, each with its newline. What was added to it meanwhile is not read."""
     source = part.source
-    with _reading(source) as file:
+    with _open_journal(source) as file:
         lines = itertools.islice(file, part.num_lines)
         num_seen = 0
         for num_seen, raw in enumerate(lines, 1):
             if fates[part.first_line + num_seen - 1]:
                 yield raw if raw.endswith(b"\n") else raw + b"\n"
     if num_seen < part.num_lines:
-        raise _changed(source)
+        raise _changed_error(source)
 
 
 @contextlib.contextmanager
-def _reading(source: Source) -> Iterator[BinaryIO]:
+def _open_journal(source: Source) -> Iterator[BinaryIO]:
     """A journal, open; it must be the file whose note was read. Raises JournalError."""
     try:
         with source.path.open("rb", buffering=1 << 20) as file:
             if not os.path.samestat(os.fstat(file.fileno()), source.file):
-                raise _changed(source)
+                raise _changed_error(source)
             yield file
     except OSError as error:
         raise JournalError(f"can't read {source.path}: {error.strerror}") from error
 
 
-def _changed(source: Source) -> JournalError:
+def _changed_error(source: Source) -> JournalError:
     return JournalError(f"{source.path} changed while it was merged", hint="Merge again when nothing writes it.")
 
 
-def _unknowable(sources: Sequence[Source]) -> Iterator[str]:
+def _doubts(sources: Sequence[Source]) -> Iterator[str]:
     """Of plain runs nobody knows how many belong together."""
     plain = [str(source.path) for source in sources if not source.shard]
     if plain:
         yield f"no note of a shard is beside {listed(plain)}: whether all journals are there, nobody knows"
 
 
-def _report(config: MergeConfig, ledger: _Ledger, gaps: Gaps) -> MergeReport:
+def _make_report(config: MergeConfig, ledger: _LineFates, gaps: Gaps) -> MergeReport:
     counts = {number: ledger.fates.count(number + 1) for number in range(len(ledger.kinds))}
     num_records = sum(counts.values())
     shard_counts = {part.source.shard.num_shards for part in ledger.parts if part.source.shard}
@@ -253,7 +255,7 @@ def _report(config: MergeConfig, ledger: _Ledger, gaps: Gaps) -> MergeReport:
     )
 
 
-def _note(config: MergeConfig, ledger: _Ledger, gaps: Gaps, report: MergeReport, *, started: float) -> RunMeta:
+def _make_note(config: MergeConfig, ledger: _LineFates, gaps: Gaps, report: MergeReport, *, started: float) -> RunMeta:
     """What is noted beside the output: the merge, as if it had been the run."""
     sources = [part.source for part in ledger.parts]
     is_whole = not gaps.missing and not gaps.unfinished and not ledger.num_lost

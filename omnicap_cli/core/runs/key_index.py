@@ -31,26 +31,26 @@ class KeyIndex:
         code, num_buckets = hash(key), 0
         while num_buckets != len(self._buckets):  # a bucket that was split meanwhile may have lost the key to another
             num_buckets = len(self._buckets)
-            bucket = self._buckets[_place(code, num_buckets)]
-            start = _find(bucket, key)
+            bucket = self._buckets[_bucket_number(code, num_buckets)]
+            start = _find_in_bucket(bucket, key)
             if start >= 0:
                 return int.from_bytes(bucket[start + KEY_BYTES : start + _PAIR_BYTES], "little", signed=True)
         return None
 
     def set(self, key: bytes, value: int) -> None:
         """Remember `value` (below 2**63) for `key` (16 bytes)."""
-        bucket = self._buckets[_place(hash(key), len(self._buckets))]
+        bucket = self._buckets[_bucket_number(hash(key), len(self._buckets))]
         packed = value.to_bytes(_VALUE_BYTES, "little", signed=True)
-        start = _find(bucket, key)
+        start = _find_in_bucket(bucket, key)
         if start >= 0:
             bucket[start + KEY_BYTES : start + _PAIR_BYTES] = packed
             return
         bucket += key + packed
         self._num_keys += 1
         if self._num_keys > _NUM_PAIRS_IN_BUCKET * len(self._buckets):
-            self._split()
+            self._split_buckets()
 
-    def _split(self) -> None:
+    def _split_buckets(self) -> None:
         """Add a bucket, and move there what belongs to it; all of that is in one other."""
         bit = 1 << (len(self._buckets).bit_length() - 1)  # of hashes: those that have it move
         source = len(self._buckets) - bit
@@ -62,14 +62,14 @@ class KeyIndex:
         self._buckets[source] = stay
 
 
-def _place(code: int, num_buckets: int) -> int:
+def _bucket_number(code: int, num_buckets: int) -> int:
     """Which of the buckets a key with this hash is in."""
     mask = (1 << (num_buckets - 1).bit_length()) - 1
     place = code & mask
     return place if place < num_buckets else code & (mask >> 1)
 
 
-def _find(bucket: bytearray, key: bytes) -> int:
+def _find_in_bucket(bucket: bytearray, key: bytes) -> int:
     """Where the pair of `key` begins in a bucket, or -1. What spans two pairs may look like a key."""
     start = bucket.find(key)
     while start % _PAIR_BYTES and start >= 0:

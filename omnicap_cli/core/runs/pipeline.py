@@ -113,19 +113,19 @@ class Pipeline:
 
     def run(self) -> Tally:
         """Until the requests end, `stop` is set or the policy gives up. Errors of source, engine or sink are raised."""
-        threading.Thread(target=self._plan, name="plan", daemon=True).start()
-        results = self._engine.run(self._requests(), self._stop)
+        threading.Thread(target=self._plan_requests, name="plan", daemon=True).start()
+        results = self._engine.run(self._pull_requests(), self._stop)
         try:
-            self._take(results)
+            self._take_results(results)
         finally:
             if isinstance(results, Generator):
                 results.close()  # now, not when somebody forgets it: an engine ends its work first
         return self.tally
 
-    def _take(self, results: Iterable[Result]) -> None:
+    def _take_results(self, results: Iterable[Result]) -> None:
         for result in results:
             number, request = self._in_flight.pop(result.key)
-            self._let_go(request)
+            self._release_contents(request)
             line = encode_record(request, result, self._engine.identity)
             if num_out := self._sink.append(number, request, result, line):
                 self._window.release(num_out)
@@ -133,20 +133,20 @@ class Pipeline:
             self._on_result(request, result, self.tally)
             self._check_policy(result)
 
-    def _plan(self) -> None:
+    def _plan_requests(self) -> None:
         """Look up in the sink what is still to do, ahead of the engine, in a thread of its own."""
         try:
             for group in self._groups:
-                for request in self._to_do(group):
-                    self._hold(request)
-                    self._put(request)
+                for request in self._requests_to_do(group):
+                    self._hold_contents(request)
+                    self._put_planned(request)
                 if self._stop.is_set():
                     return
-            self._put(None)
+            self._put_planned(None)
         except BaseException as error:  # noqa: BLE001  handed to the thread that runs the engine, which raises it
-            self._put(error)
+            self._put_planned(error)
 
-    def _to_do(self, group: list[Request]) -> list[Request]:
+    def _requests_to_do(self, group: list[Request]) -> list[Request]:
         wanted = []
         for request in group:
             self.tally.num_planned += 1
@@ -160,7 +160,7 @@ class Pipeline:
         last = len(wanted) - 1
         return [dataclasses.replace(each, num_following=last - place) for place, each in enumerate(wanted)]
 
-    def _hold(self, request: Request) -> None:
+    def _hold_contents(self, request: Request) -> None:
         """Wait until there is room for what a request keeps in memory."""
         contents = request.item.contents
         with self._held_changed:
@@ -168,12 +168,12 @@ class Pipeline:
                 self._held_changed.wait(IDLE_SECONDS)
             self._held.hold(contents)
 
-    def _let_go(self, request: Request) -> None:
+    def _release_contents(self, request: Request) -> None:
         with self._held_changed:
             self._held.let_go(request.item.contents)
             self._held_changed.notify()
 
-    def _put(self, entry: Request | BaseException | None) -> None:
+    def _put_planned(self, entry: Request | BaseException | None) -> None:
         while not self._stop.is_set():
             try:
                 self._planned.put(entry, timeout=IDLE_SECONDS)
@@ -181,7 +181,7 @@ class Pipeline:
                 continue
             return
 
-    def _requests(self) -> Iterator[Request | Idle]:
+    def _pull_requests(self) -> Iterator[Request | Idle]:
         """What the engine pulls: the next request, or Idle where there is none for a while."""
         number = 0
         while not self._stop.is_set():

@@ -36,10 +36,10 @@ class RequestPlan:
         name = f"{item.id}\0{item.fingerprint}\0".encode("utf-8", "surrogatepass")
         requests = []
         for number, prompt in enumerate(self.prompts):
-            digest, asked, of = self._digest(number, item.visuals), prompt, item
+            digest, asked, of = self._kept_digest(number, item.visuals), prompt, item
             if self.fill_columns and has_columns(prompt.system + prompt.user):
                 try:
-                    asked = _filled(prompt, item)
+                    asked = _fill_prompt(prompt, item)
                     digest = self._digest_of(asked, item.visuals)
                 except ItemError as error:
                     of = replace(item, error=item.error or error)
@@ -51,7 +51,7 @@ class RequestPlan:
         """The requests of each item, lazily."""
         return map(self.requests_of, items)
 
-    def _digest(self, number: int, visuals: Sequence[MediaRef]) -> bytes:
+    def _kept_digest(self, number: int, visuals: Sequence[MediaRef]) -> bytes:
         """What a key takes from everything but the item: the same for all items of the same kinds, so kept."""
         place = (number, *(visual.kind for visual in visuals))
         if place not in self._digests:
@@ -66,6 +66,6 @@ class RequestPlan:
         return hashlib.sha256(orjson.dumps(named, option=orjson.OPT_SORT_KEYS)).digest()
 
 
-def _filled(prompt: Prompt, item: Item) -> Prompt:
+def _fill_prompt(prompt: Prompt, item: Item) -> Prompt:
     """Raises ManifestError where the item lacks a column."""
     return replace(prompt, system=fill(prompt.system, item.meta), user=fill(prompt.user, item.meta))

@@ -111,7 +111,7 @@ def find_gaps(sources: Sequence[Source]) -> Gaps:
         gaps.problems.append(f"not shards of one run: some are of {listed([str(count) for count in counts])}")
     if gaps.missing:
         gaps.problems.append(f"missing: {describe_shards(gaps.missing)}")
-    gaps.problems.extend(_doubled(sources))
+    gaps.problems.extend(_journals_given_twice(sources))
     gaps.problems.extend(f"{source.name} {_how_it_ended(source)}" for source in gaps.unfinished)
     return gaps
 
@@ -119,7 +119,7 @@ def find_gaps(sources: Sequence[Source]) -> Gaps:
 def find_differences(sources: Sequence[Source]) -> list[str]:
     """What was not the same for all runs: a sentence for each setting."""
     found = []
-    settings = [(source, _noted(source.meta)) for source in sources if source.meta]
+    settings = [(source, _settings_to_compare(source.meta)) for source in sources if source.meta]
     for name in dict.fromkeys(name for _, noted in settings for name in noted):
         names: dict[bytes, list[str]] = {}
         for source, noted in settings:
@@ -178,7 +178,7 @@ def _is_locked(journal: Path) -> bool:
     return False
 
 
-def _doubled(sources: Sequence[Source]) -> Iterator[str]:
+def _journals_given_twice(sources: Sequence[Source]) -> Iterator[str]:
     """Files and shards that were given more than once."""
     files: dict[tuple[int, int], list[Source]] = {}
     for source in sources:
@@ -203,7 +203,7 @@ def _how_it_ended(source: Source) -> str:
     return how + (f", {source.num_left:,} left" if source.num_left is not None else "")
 
 
-def _noted(meta: RunMeta) -> dict[str, Any]:
+def _settings_to_compare(meta: RunMeta) -> dict[str, Any]:
     """What should be the same. Shards are parts of the same inputs, other runs may be of any."""
     noted = meta.settings | {"folder": meta.folder}
     return noted if meta.shard else {name: value for name, value in noted.items() if name != "inputs"}

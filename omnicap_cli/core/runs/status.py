@@ -89,7 +89,7 @@ class Kinds:
 
     def number(self, record: Mapping[str, Any]) -> int:
         """The number of how `record` ended."""
-        kind = _kind(record)
+        kind = _kind_of(record)
         if kind not in self._numbers and len(self._numbers) >= _MAX_KINDS:
             kind = "other"
         return self._numbers.setdefault(kind, len(self._numbers))
@@ -102,7 +102,7 @@ class Kinds:
 
 def read_statuses(paths: Iterable[Path]) -> list[Entry]:
     """The status of each journal, or of the one beside an export; once, where both are given."""
-    return [_entry(path) for path in dict.fromkeys(map(find_journal, paths))]
+    return [_read_entry(path) for path in dict.fromkeys(map(find_journal, paths))]
 
 
 def total_of(entries: Iterable[Entry]) -> Total:
@@ -120,16 +120,16 @@ def total_of(entries: Iterable[Entry]) -> Total:
         errors=dict(sum((Counter(status.errors) for status in statuses), Counter()).most_common()),
         num_output_tokens=sum(status.num_output_tokens for status in statuses),
         num_broken_lines=sum(status.num_broken_lines for status in statuses),
-        num_requests=_sum(status.num_requests for status in statuses),
-        num_handled=_sum(status.num_handled for status in statuses),
-        num_left=_sum(status.num_left for status in statuses),
+        num_requests=_sum_of_known(status.num_requests for status in statuses),
+        num_handled=_sum_of_known(status.num_handled for status in statuses),
+        num_left=_sum_of_known(status.num_left for status in statuses),
         rate=round(sum(status.rate or 0.0 for status in running), 3) or None,
         seconds_left=max(waits, default=None) if len(waits) == len(running) else None,
         missing_shards=missing_shards(entry.shard for entry in entries if entry.shard),
     )
 
 
-def _entry(path: Path) -> Entry:
+def _read_entry(path: Path) -> Entry:
     entry = Entry(journal=str(path), shard=shard_of(RunMeta.read(path)))
     try:
         entry.status = read_status(path)
@@ -138,7 +138,7 @@ def _entry(path: Path) -> Entry:
     return entry
 
 
-def _sum(values: Iterable[int | None]) -> int | None:
+def _sum_of_known(values: Iterable[int | None]) -> int | None:
     """None if one of them is, or if there are none."""
     known = list(values)
     return None if None in known or not known else sum(filter(None, known))
@@ -188,7 +188,7 @@ def _num_tokens(record: dict[str, Any]) -> int:
     return value if isinstance(value, int) and 0 < value < _MAX_TOKENS else 0
 
 
-def _kind(record: Mapping[str, Any]) -> str | None:
+def _kind_of(record: Mapping[str, Any]) -> str | None:
     if record["status"] == "ok":
         return None
     error = record.get("error")

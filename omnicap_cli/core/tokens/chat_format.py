@@ -46,21 +46,21 @@ class ChatFormat:
     def of_folder(cls, folder: Path) -> ChatFormat:
         """The format of the model in `folder`. Raises EngineError where it has none that can be taken apart."""
         try:
-            template, variables = _read(folder)
+            template, variables = _read_template(folder)
         except (OSError, UnicodeDecodeError) as error:
             what = f"can't read the chat template in {folder}: {getattr(error, 'strerror', None) or error}"
             raise EngineError(what, hint=_HINT) from error
         try:
             render = _Renderer(template, variables)
-            found = cls._learnt(render)
-            found._check(render)
+            found = cls._learn(render)
+            found._check_other_forms(render)
         except EngineError:
             raise
         except Exception as error:  # of the template, which may do anything
             raise EngineError(f"the chat template in {folder} fails: {error}", hint=_HINT) from error
         return found
 
-    def _rendered(self, system: str, turns: Sequence[tuple[Sequence[str], str]]) -> str:
+    def _render(self, system: str, turns: Sequence[tuple[Sequence[str], str]]) -> str:
         """A whole conversation; IMAGE and VIDEO in a question stand for themselves."""
         text = f"{self.before_system}{system}{self.after_system}" if system else self.without_system
         media = {IMAGE: self.image, VIDEO: self.video}
@@ -70,15 +70,15 @@ class ChatFormat:
         return text
 
     @classmethod
-    def _learnt(cls, render: _Renderer) -> ChatFormat:
+    def _learn(cls, render: _Renderer) -> ChatFormat:
         system, first, answer, second, last = _WORDS[:5]
-        pieces = _between(render(system, [([first], answer), ([second], last)]), _WORDS[:5])
+        pieces = _split_around(render(system, [([first], answer), ([second], last)]), _WORDS[:5])
         before_system, after_system, before_answer, after_answer, again, end = pieces
         if again != before_answer:
             _refuse("it writes every turn in another way")
-        without_system, _, _ = _between(render("", [([first], answer)]), (first, answer))
+        without_system, _, _ = _split_around(render("", [([first], answer)]), (first, answer))
         media = [render(system, [([kind, first], answer)]) for kind in (IMAGE, VIDEO)]
-        image, video = (_between(text, (system, first, answer))[1].removeprefix(after_system) for text in media)
+        image, video = (_split_around(text, (system, first, answer))[1].removeprefix(after_system) for text in media)
         return cls(
             before_system=before_system,
             after_system=after_system,
@@ -92,7 +92,7 @@ class ChatFormat:
             written=render.written,
         )
 
-    def _check(self, render: _Renderer) -> None:
+    def _check_other_forms(self, render: _Renderer) -> None:
         """Whether conversations of other forms are rendered as it says."""
         a, b, c, d, e, f, g, h = _WORDS
         for system, turns in (
@@ -101,7 +101,7 @@ class ChatFormat:
             ("", [([a], b)]),
             (a, [([IMAGE], b), ([f"\n {c} \n", IMAGE, f" {d}\n"], f" \n{e}\n "), ([f], f" {g}")]),
         ):
-            if self._rendered(system, turns) != render(system, turns):
+            if self._render(system, turns) != render(system, turns):
                 _refuse("it treats turns, or what is in them, differently by their place")
 
 
@@ -136,18 +136,18 @@ class _Renderer:
         self.written = "\0".join(filter(lambda literal: isinstance(literal, str), literals))
 
     def __call__(self, system: str, turns: Sequence[tuple[Sequence[str], str]]) -> str:
-        messages = [{"role": "system", "content": [_part(system)]}] if system else []
+        messages = [{"role": "system", "content": [_content_part(system)]}] if system else []
         for question, answer in turns:
-            messages.append({"role": "user", "content": [_part(part) for part in question]})
-            messages.append({"role": "assistant", "content": [_part(answer)]})
+            messages.append({"role": "user", "content": [_content_part(part) for part in question]})
+            messages.append({"role": "assistant", "content": [_content_part(answer)]})
         return self._template.render(messages=messages, add_generation_prompt=False, **self._variables)
 
 
-def _part(text: str) -> dict[str, str]:
+def _content_part(text: str) -> dict[str, str]:
     return {"type": text} if text in (IMAGE, VIDEO) else {"type": "text", "text": text}
 
 
-def _between(text: str, words: Sequence[str]) -> list[str]:
+def _split_around(text: str, words: Sequence[str]) -> list[str]:
     """What stands before, between and after `words`, each of which is there once, in their order."""
     pieces = []
     for word in words:
@@ -158,7 +158,7 @@ def _between(text: str, words: Sequence[str]) -> list[str]:
     return [*pieces, text]
 
 
-def _read(folder: Path) -> tuple[str, dict[str, str]]:
+def _read_template(folder: Path) -> tuple[str, dict[str, str]]:
     """The template of a folder, and the tokens that it may write by name."""
     config = read_object_if_there(folder / "tokenizer_config.json") or {}
     named = {name: config[name] for name in _NAMED_TOKENS if config.get(name)}

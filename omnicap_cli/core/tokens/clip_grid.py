@@ -79,7 +79,7 @@ class ClipGrid(ABC):
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not _is_possible(field.name, value):
+            if not _is_valid_number(field.name, value):
                 raise EngineError(f"the model's video processor has the {field.name} {value!r}", hint=_COPY_IT)
 
     @staticmethod
@@ -110,7 +110,7 @@ class ClipGrid(ABC):
             return None
         names = {field.name for field in fields(kind)} - {"min_pixels", "max_pixels"}
         numbers = {name: config[name] for name in names if config.get(name) is not None}
-        return kind(**numbers, **_limits(config, beside_size=kind._limits_beside_size))
+        return kind(**numbers, **_pixel_limits(config, beside_size=kind._limits_beside_size))
 
     def grid(self, num_frames: int, height: int, width: int) -> GridThw:
         """The patches of `num_frames` frames that were chosen, height and width in pixels.
@@ -273,7 +273,7 @@ def _kind_name(config: Mapping[str, Any], folder: Path) -> str | None:
     return _KIND_NAMES.get(str((read_object_if_there(folder / "config.json") or {}).get("model_type")))
 
 
-def _limits(config: Mapping[str, Any], *, beside_size: bool) -> dict[str, Any]:
+def _pixel_limits(config: Mapping[str, Any], *, beside_size: bool) -> dict[str, Any]:
     """The limits in pixels that a configuration sets, None where its `size` lacks one, which transformers refuses.
 
     With `beside_size`, a limit of its own beats the one in `size`.
@@ -299,7 +299,7 @@ def _arange(end: int, step: float) -> array[float]:
     return array("f", (*by_eights, *(step * number for number in range(num_by_eights, size))))
 
 
-def _is_possible(name: str, value: object) -> bool:
+def _is_valid_number(name: str, value: object) -> bool:
     if name == "cap_pixels_per_frame":
         return isinstance(value, bool)
     if name == "fps":

@@ -53,30 +53,30 @@ class Sample(NamedTuple):
         The marks <image> and <video> in questions say where the media stand; without any mark they stand before the
         first question. Raises SampleError.
         """
-        texts = _texts(record.get("conversations"))
-        images, videos = _paths(record, "image"), _paths(record, "video")
-        questions = [_question(text) for text in texts[::2]]
-        _place(questions, images, videos)
+        texts = _texts_of_turns(record.get("conversations"))
+        images, videos = _media_paths(record, "image"), _media_paths(record, "video")
+        questions = [_split_at_marks(text) for text in texts[::2]]
+        _place_media(questions, images, videos)
         turns = [Turn(tuple(question), answer) for question, answer in zip(questions, texts[1::2], strict=True)]
         task_type = record.get("task_type")
         if task_type is not None and not isinstance(task_type, str):
-            raise SampleError("not_a_record", f"task_type is {_shown(task_type)}, not a name")
+            raise SampleError("not_a_record", f"task_type is {_shorten_value(task_type)}, not a name")
         return cls(images, videos, turns, texts, task_type)
 
 
-def _texts(conversation: Any) -> list[str]:
+def _texts_of_turns(conversation: Any) -> list[str]:
     """What is said, question and answer in turn."""
     if conversation is None or conversation == []:
         raise SampleError("empty_conversation", "nothing is said: conversations is missing or empty")
     if not isinstance(conversation, list):
-        raise SampleError("not_a_record", f"conversations is {_shown(conversation)}, not a list")
+        raise SampleError("not_a_record", f"conversations is {_shorten_value(conversation)}, not a list")
     texts = []
     for number, message in enumerate(conversation):
         text = message.get("value") if isinstance(message, dict) else None
         if not isinstance(text, str):
             raise SampleError("not_a_record", f"message {number + 1} has no text in value")
         if message.get("from") != _ROLES[number % 2]:
-            wanted, found = _ROLES[number % 2], _shown(message.get("from"))
+            wanted, found = _ROLES[number % 2], _shorten_value(message.get("from"))
             raise SampleError("roles_out_of_order", f"message {number + 1} is from {found}, not from {wanted}")
         texts.append(text)
     if len(texts) % 2:
@@ -87,18 +87,18 @@ def _texts(conversation: Any) -> list[str]:
     return texts
 
 
-def _paths(record: Mapping[str, Any], kind: str) -> Sequence[str]:
+def _media_paths(record: Mapping[str, Any], kind: str) -> Sequence[str]:
     """The paths under a name, one or several."""
     value = record.get(kind)
     if value is None:
         return ()
     paths = [value] if isinstance(value, str) else value
     if not isinstance(paths, list) or not all(isinstance(path, str) and path for path in paths):
-        raise SampleError("not_a_record", f"{kind} is {_shown(value)}, not a path or a list of paths")
+        raise SampleError("not_a_record", f"{kind} is {_shorten_value(value)}, not a path or a list of paths")
     return paths
 
 
-def _question(text: str) -> list[str | MediaKind]:
+def _split_at_marks(text: str) -> list[str | MediaKind]:
     """A question cut at its marks."""
     if "<image>" not in text and "<video>" not in text:
         return [text] if text else []
@@ -107,7 +107,7 @@ def _question(text: str) -> list[str | MediaKind]:
     return [part for part in parts if part]
 
 
-def _place(questions: list[list[str | MediaKind]], images: Sequence[str], videos: Sequence[str]) -> None:
+def _place_media(questions: list[list[str | MediaKind]], images: Sequence[str], videos: Sequence[str]) -> None:
     """Put the media before all else where no mark says more; else see that there is a mark for each."""
     marks = [part for question in questions for part in question if isinstance(part, MediaKind)]
     if not marks:
@@ -118,7 +118,7 @@ def _place(questions: list[list[str | MediaKind]], images: Sequence[str], videos
             raise SampleError("marks_do_not_match", f"{num_marks} marks <{kind.value}> for {len(paths)} {kind.value}s")
 
 
-def _shown(value: Any, max_characters: int = 40) -> str:
+def _shorten_value(value: Any, max_characters: int = 40) -> str:
     try:
         text = repr(value)
     except RecursionError:

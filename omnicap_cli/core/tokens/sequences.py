@@ -72,11 +72,17 @@ class SequenceBuilder:
     def __init__(self, chat: ChatFormat, text: TextTokens) -> None:
         """Raises EngineError where the template doesn't write what the tokenizer knows as tokens."""
         self._text, self._chat = text, chat
-        self._before_answer = self._parsed(chat.before_answer)
-        self._before_system, self._after_system = self._parsed(chat.before_system), self._parsed(chat.after_system)
-        self._without_system = self._parsed(chat.without_system)
-        self._after_answer, self._end = self._ending(chat.after_answer), self._ending(chat.end)
-        self._marks = {MediaKind.IMAGE: self._mark(chat.image), MediaKind.VIDEO: self._mark(chat.video)}
+        self._before_answer = self._parse_literal(chat.before_answer)
+        self._before_system, self._after_system = (
+            self._parse_literal(chat.before_system),
+            self._parse_literal(chat.after_system),
+        )
+        self._without_system = self._parse_literal(chat.without_system)
+        self._after_answer, self._end = self._ending_of(chat.after_answer), self._ending_of(chat.end)
+        self._marks = {
+            MediaKind.IMAGE: self._token_of_mark(chat.image),
+            MediaKind.VIDEO: self._token_of_mark(chat.video),
+        }
         self._head = functools.lru_cache(_NUM_HEADS)(self._find_head)
 
     def parts(self, system: str, turns: Sequence[Turn], media: Sequence[Media]) -> list[Part]:
@@ -107,7 +113,7 @@ class SequenceBuilder:
                 if isinstance(part, str):
                     found.append(Text(part))
                 else:
-                    found += self._shown(part, next(waiting))
+                    found += self._media_parts(part, next(waiting))
             found += self._before_answer
             found.append(Text(turn.answer, is_answer=True))
             found += self._end if number == len(turns) else self._after_answer
@@ -157,7 +163,7 @@ class SequenceBuilder:
                 return False
         return True
 
-    def _shown(self, kind: MediaKind, media: Media) -> Iterator[Part]:
+    def _media_parts(self, kind: MediaKind, media: Media) -> Iterator[Part]:
         """A picture or clip with the marks around it."""
         before, pad, after = self._marks[kind]
         run: tuple[Part, ...] = (before, pad._replace(num=media.num_tokens), after)
@@ -170,19 +176,19 @@ class SequenceBuilder:
             yield from run
         yield after
 
-    def _parsed(self, literal: str) -> list[Part]:
+    def _parse_literal(self, literal: str) -> list[Part]:
         return [Text(part) if isinstance(part, str) else Token(part) for part in self._text.literal(literal)]
 
-    def _ending(self, literal: str) -> list[Part]:
+    def _ending_of(self, literal: str) -> list[Part]:
         """What stands after an answer; the mark that ends it belongs to it."""
-        first, *rest = self._parsed(literal) or [Text("")]
+        first, *rest = self._parse_literal(literal) or [Text("")]
         if not isinstance(first, Token):
             raise EngineError("the model's chat template ends an answer with no token of its own", hint=_FROM_BASE)
         return [first._replace(is_answer=True), *rest]
 
-    def _mark(self, literal: str) -> tuple[Token, Token, Token]:
+    def _token_of_mark(self, literal: str) -> tuple[Token, Token, Token]:
         """The token before media, the one that stands for them, and the one after."""
-        match self._parsed(literal):
+        match self._parse_literal(literal):
             case [Token() as before, Token() as pad, Token() as after]:
                 return before, pad, after
         what = f"the model's chat template writes {literal!r} for media, which is not one token between two"

@@ -54,8 +54,8 @@ class TextTokens:
 
         With `fast` off every text goes through the model's tokenizer itself.
         """
-        self._json, config = tokenizer_json, _parsed(tokenizer_json)
-        self.exact: Tokenizer = _loaded(tokenizer_json)
+        self._json, config = tokenizer_json, _parse_config(tokenizer_json)
+        self.exact: Tokenizer = _load_tokenizer(tokenizer_json)
         added = config.get("added_tokens") or []
         self._ids = {each["content"]: each["id"] for each in added}
         control = [
@@ -65,9 +65,9 @@ class TextTokens:
         ]
         self._control, self._added = _one_of(control), _one_of(self._ids)
         self.why_slow: str | None = "it was asked not to be"
-        self._fast: _Fast | None = None
+        self._fast: _FastTokenizer | None = None
         if fast:
-            self._fast, self.why_slow = _fast_way(config)
+            self._fast, self.why_slow = _build_fast_tokenizer(config)
         self.breaks_lines = self._breaks_lines()
         self._count_short = functools.lru_cache(_NUM_CACHED)(self.count)
         self._count_long = functools.lru_cache(_NUM_LONG_CACHED)(self.count)
@@ -115,9 +115,9 @@ class TextTokens:
         return [part for part in (*parts, text[start:]) if part != ""]
 
     @functools.cached_property
-    def _plain(self) -> Tokenizer:
+    def _has_plain_text(self) -> Tokenizer:
         """The same without added tokens."""
-        return _loaded(orjson.dumps(_parsed(self._json) | {"added_tokens": []}))
+        return _load_tokenizer(orjson.dumps(_parse_config(self._json) | {"added_tokens": []}))
 
     def _encodings(self, text: str) -> Iterator[tuple[int, Encoding]]:
         """The parts of `text` encoded, each with the character at which it begins: control tokens apart, as text."""
@@ -125,7 +125,7 @@ class TextTokens:
         for match in self._control.finditer(text):
             if start < match.start():
                 yield start, self.exact.encode(text[start : match.start()], add_special_tokens=False)
-            yield match.start(), self._plain.encode(match[0], add_special_tokens=False)
+            yield match.start(), self._has_plain_text.encode(match[0], add_special_tokens=False)
             start = match.end()
         if start < len(text):
             yield start, self.exact.encode(text[start:], add_special_tokens=False)
@@ -146,36 +146,36 @@ def _one_of(words: Iterable[str]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))) or r"(?!)")
 
 
-def _parsed(tokenizer_json: bytes) -> dict[str, Any]:
+def _parse_config(tokenizer_json: bytes) -> dict[str, Any]:
     try:
         config: dict[str, Any] = orjson.loads(tokenizer_json)
     except ValueError as error:
-        raise _damaged(error) from error
+        raise _damaged_error(error) from error
     if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
-        raise _damaged("it has no model")
+        raise _damaged_error("it has no model")
     return config
 
 
-def _loaded(tokenizer_json: bytes) -> Tokenizer:
+def _load_tokenizer(tokenizer_json: bytes) -> Tokenizer:
     from tokenizers import Tokenizer
 
     try:
         tokenizer = Tokenizer.from_buffer(tokenizer_json)
     except Exception as error:  # the library raises no other
-        raise _damaged(error) from error
+        raise _damaged_error(error) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
 
 
-def _damaged(why: object) -> EngineError:
+def _damaged_error(why: object) -> EngineError:
     return EngineError(f"the model's tokenizer.json can't be read: {why}", hint="Copy or download it again.")
 
 
 # ------------------------------------------------------------------------------------------ the fast way
 
 
-class _Fast:
+class _FastTokenizer:
     """Counts with tiktoken. Only for texts without added tokens."""
 
     def __init__(self, encoding: tiktoken.Encoding, normalizer: Any) -> None:
@@ -187,7 +187,7 @@ class _Fast:
         return len(self._encode(text))
 
 
-def _fast_way(config: dict[str, Any]) -> tuple[_Fast | None, str | None]:
+def _build_fast_tokenizer(config: dict[str, Any]) -> tuple[_FastTokenizer | None, str | None]:
     """For a byte-level BPE tokenizer that splits by one pattern, as all of Qwen; else None, and why."""
     from tokenizers import normalizers
 
@@ -204,7 +204,7 @@ def _fast_way(config: dict[str, Any]) -> tuple[_Fast | None, str | None]:
         encoding = tiktoken.Encoding("model", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
     except Exception as error:  # noqa: BLE001  of its regex library, which reads another dialect
         return None, f"its pattern can't be used: {error}"
-    return _Fast(encoding, normalizers.NFC() if normalizer else None), None
+    return _FastTokenizer(encoding, normalizers.NFC() if normalizer else None), None
 
 
 def _pattern(pre_tokenizer: dict[str, Any]) -> str | None:

@@ -55,8 +55,8 @@ class TrainingInput:
 
     def __init__(self, format: TrainingFormat, *, fast: bool = True) -> None:
         self.format = format
-        tokenizer_json = _read_tokenizer(format.folder / "tokenizer.json")
-        self._tokenizer_digest = _digest(tokenizer_json)
+        tokenizer_json = _read_tokenizer_file(format.folder / "tokenizer.json")
+        self._tokenizer_digest = _hex_digest(tokenizer_json)
         self._chat = ChatFormat.of_folder(format.folder)
         self.text = TextTokens(tokenizer_json, written=self._chat.written, fast=fast)
         self.builder = SequenceBuilder(self._chat, self.text)
@@ -106,13 +106,13 @@ class TrainingInput:
 
     def parts(self, sample: Sample, task_type: str, images: Sequence[Media], clips: Sequence[Media]) -> list[Part]:
         """What the sequence of a sample is built of."""
-        return self.builder.parts(self._systems[task_type], sample.turns, _in_places(sample, images, clips))
+        return self.builder.parts(self._systems[task_type], sample.turns, _media_in_order(sample, images, clips))
 
     def counts(
         self, sample: Sample, task_type: str, images: Sequence[Media], clips: Sequence[Media] = ()
     ) -> SampleCounts:
         """What a sample takes."""
-        media = _in_places(sample, images, clips)
+        media = _media_in_order(sample, images, clips)
         return SampleCounts(
             self.builder.text_length(sample.texts),
             sum([each.num_visual_tokens for each in media]),
@@ -135,11 +135,11 @@ class TrainingInput:
         clips = ClipGrid.of_folder(self.format.folder)
         return {
             "tokenizer": self._tokenizer_digest,
-            "chat_template": _digest(repr(self._chat).encode()),
+            "chat_template": _hex_digest(repr(self._chat).encode()),
             "pictures": asdict(self._grid),
             "clips": {"kind": type(clips).__name__, **asdict(clips)} if clips else None,
             "task_type": self.format.task_type,
-            "system_texts": _digest(repr(sorted(self._systems.items())).encode()),
+            "system_texts": _hex_digest(repr(sorted(self._systems.items())).encode()),
         }
 
     def _find_grid_for(self, num_images: int) -> PixelGrid:
@@ -147,7 +147,7 @@ class TrainingInput:
         return self._grid.with_limits(min(self._grid.min_pixels, max_pixels), max_pixels)
 
 
-def _in_places(sample: Sample, images: Sequence[Media], clips: Sequence[Media]) -> Sequence[Media]:
+def _media_in_order(sample: Sample, images: Sequence[Media], clips: Sequence[Media]) -> Sequence[Media]:
     """Pictures and clips in the order in which they stand in the turns."""
     if not clips or not images:
         return images or clips
@@ -156,7 +156,7 @@ def _in_places(sample: Sample, images: Sequence[Media], clips: Sequence[Media]) 
     return [next(waiting[kind]) for kind in places]
 
 
-def _read_tokenizer(path: Path) -> bytes:
+def _read_tokenizer_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
@@ -166,5 +166,5 @@ def _read_tokenizer(path: Path) -> bytes:
         raise EngineError(f"can't read {path}: {error.strerror}") from error
 
 
-def _digest(content: bytes) -> str:
+def _hex_digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()

@@ -39,7 +39,7 @@ def in_order(
     def read() -> None:
         try:
             for element in source:
-                if not _taken(room, abandoned):
+                if not _take_room(room, abandoned):
                     return
                 box: queue.SimpleQueue[R | _Raised] = queue.SimpleQueue()
                 todo.put((box, element))
@@ -78,7 +78,7 @@ def in_order(
         abandoned.set()
 
 
-def _taken(room: queue.SimpleQueue[None], abandoned: threading.Event) -> bool:
+def _take_room(room: queue.SimpleQueue[None], abandoned: threading.Event) -> bool:
     """Whether there was room before nobody wanted any more."""
     while not abandoned.is_set():
         with contextlib.suppress(queue.Empty):

@@ -26,11 +26,13 @@ class NameScorer:
             del model_kwargs[name]
         scores, model_kwargs = prefill(model, input_ids, model_kwargs, self._encoded)
         first = scores.log_softmax(dim=-1)
-        names = [first[:, name[0]] + self._rest(model, name, len(input_ids), model_kwargs) for name in self._names]
+        names = [
+            first[:, name[0]] + self._score_of_rest(model, name, len(input_ids), model_kwargs) for name in self._names
+        ]
         self.shares = torch.stack(names, dim=-1).softmax(dim=-1).tolist()
         return input_ids
 
-    def _rest(
+    def _score_of_rest(
         self, model: Any, name: Sequence[int], num_rows: int, model_kwargs: dict[str, Any]
     ) -> torch.Tensor | float:
         """The log-probability of all tokens after the first, shape (rows,); the cache is left as it was."""

@@ -110,7 +110,7 @@ class Captioner:
         self._choose_types([each for each in questions if each.prompt.choices])
         for question in questions:
             question.seconds += (time.monotonic() - started) / len(questions)
-        rows = [self._row(each, self._generation) for each in questions]
+        rows = [self._new_row(each, self._generation) for each in questions]
         looped: list[int] = []
 
         def end(place: int) -> None:
@@ -119,24 +119,26 @@ class Captioner:
             if row.ending.finish_reason == "repetition" and self._generation.retry_loops:
                 looped.append(place)
             else:
-                on_result(self._result(questions[place], row))
+                on_result(self._make_result(questions[place], row))
 
         self._generate(questions, rows, self._generation, end)
         if looped:
-            self._retry([questions[place] for place in looped], [rows[place] for place in looped], on_result)
+            self._retry_loops([questions[place] for place in looped], [rows[place] for place in looped], on_result)
 
-    def _retry(self, questions: Sequence[Question], looped: Sequence[Row], on_result: Callable[[Result], None]) -> None:
+    def _retry_loops(
+        self, questions: Sequence[Question], looped: Sequence[Row], on_result: Callable[[Result], None]
+    ) -> None:
         """Try what ran into a loop once more, drawn by chance; what loops again stays as it was at first."""
         temperature = max(self._generation.temperature or 0, _RETRY_TEMPERATURE)
         generation = replace(self._generation, temperature=temperature)
-        rows = [self._row(each, generation, attempt=2) for each in questions]
+        rows = [self._new_row(each, generation, attempt=2) for each in questions]
 
         def end(place: int) -> None:
             row, first = rows[place], looped[place]
             assert row.ending is not None
             best, other = (first, row) if row.ending.finish_reason == "repetition" else (row, first)
             questions[place].seconds += other.seconds
-            on_result(self._result(questions[place], best))
+            on_result(self._make_result(questions[place], best))
 
         try:
             self._generate(questions, rows, generation, end)
@@ -145,13 +147,13 @@ class Captioner:
                 raise
             for question, first, row in zip(questions, looped, rows, strict=True):
                 if row.ending is None:  # then what there is stays
-                    on_result(self._result(question, first))
+                    on_result(self._make_result(question, first))
 
-    def _row(self, question: Question, generation: Generation, *, attempt: int = 1) -> Row:
+    def _new_row(self, question: Question, generation: Generation, *, attempt: int = 1) -> Row:
         dice = generation.dice(question.request.key, attempt=attempt) if generation.samples else None
         return Row(max_new_tokens=generation.max_new_tokens, dice=dice)
 
-    def _result(self, question: Question, row: Row) -> Result:
+    def _make_result(self, question: Question, row: Row) -> Result:
         assert row.ending is not None
         tokens, reason = row.ending
         sizes = question.sizes

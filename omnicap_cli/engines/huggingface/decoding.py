@@ -44,14 +44,14 @@ class Row:
     def take(self, token: int, end_token_ids: Collection[int]) -> bool:
         """Take the next token; whether it was the last."""
         if token in end_token_ids:
-            return self._end("stop")
+            return self._end_with("stop")
         self._tokens.append(token)
         if self._loop.push(token):
             self._tokens = self._loop.trimmed(self._tokens)
-            return self._end("repetition")
-        return len(self._tokens) == self._max_new_tokens and self._end("length")
+            return self._end_with("repetition")
+        return len(self._tokens) == self._max_new_tokens and self._end_with("length")
 
-    def _end(self, reason: FinishReason) -> bool:
+    def _end_with(self, reason: FinishReason) -> bool:
         self.ending = Ending(self._tokens, reason)
         return True
 
@@ -87,10 +87,10 @@ class Decoder:
         seen = _without_padding(input_ids, model_kwargs) if logits_processor else None
         scores, model_kwargs = prefill(model, input_ids, model_kwargs, self._encoded)
         while True:
-            last = self._choose(scores if seen is None else logits_processor(seen, scores), places)
+            last = self._choose_tokens(scores if seen is None else logits_processor(seen, scores), places)
             del scores
             self.num_steps += 1
-            self._take(last, places, started)
+            self._take_tokens(last, places, started)
             if all(self._rows[place].ending for place in places):
                 return input_ids
             if self._is_over.is_set():
@@ -110,7 +110,7 @@ class Decoder:
             scores = outputs.logits[:, -1].float()
             del inputs, outputs
 
-    def _choose(self, scores: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
+    def _choose_tokens(self, scores: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
         """The next token of each row, shape (rows, 1): the likeliest, or one drawn by the row's own dice."""
         dice = [self._rows[place].dice for place in places]
         if dice[0] is None:
@@ -118,7 +118,7 @@ class Decoder:
         seeds = torch.tensor([die.getrandbits(63) if die else 0 for die in dice], device=scores.device)
         return (scores + _gumbel(seeds, scores.shape[-1])).argmax(dim=-1, keepdim=True)
 
-    def _take(self, tokens: torch.Tensor, places: Sequence[int], started: float) -> None:
+    def _take_tokens(self, tokens: torch.Tensor, places: Sequence[int], started: float) -> None:
         chosen = tokens[:, 0].tolist()  # where a GPU is waited for
         alive = [(place, token) for place, token in zip(places, chosen, strict=True) if not self._rows[place].ending]
         share = (time.monotonic() - started) / len(alive)

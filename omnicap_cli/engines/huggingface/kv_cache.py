@@ -25,7 +25,10 @@ class RoomyLayer(DynamicLayer):
         start = self.get_seq_length()
         end = start + key_states.shape[-2]
         if self._buffers is None or end > self._buffers[0].shape[-2]:
-            self._buffers = self._moved(self.keys, key_states, end), self._moved(self.values, value_states, end)
+            self._buffers = (
+                self._copy_to_larger(self.keys, key_states, end),
+                self._copy_to_larger(self.values, value_states, end),
+            )
         keys, values = self._buffers
         keys[..., start:end, :], values[..., start:end, :] = key_states, value_states
         self.keys, self.values = keys[..., :end, :], values[..., :end, :]
@@ -40,7 +43,7 @@ class RoomyLayer(DynamicLayer):
         super().batch_select_indices(indices.to(self.keys.device))  # layers of one model may be on several
         self._buffers = None
 
-    def _moved(self, old: torch.Tensor | None, new: torch.Tensor, num_tokens: int) -> torch.Tensor:
+    def _copy_to_larger(self, old: torch.Tensor | None, new: torch.Tensor, num_tokens: int) -> torch.Tensor:
         num_rows, num_heads, _, head_size = new.shape
         buffer = new.new_empty(num_rows, num_heads, num_tokens + room_tokens(num_tokens), head_size)
         if old is not None and old.numel():
@@ -66,14 +69,16 @@ def join(caches: Sequence[DynamicCache], places: Sequence[torch.Tensor]) -> Dyna
     whole = caches[0]
     num_tokens = max(cache.get_seq_length() for cache in caches)
     for parts in zip(*(cache.layers for cache in caches), strict=True):
-        joined = [_padded([getattr(part, name) for part in parts], places, num_tokens) for name in ("keys", "values")]
+        joined = [
+            _join_padded([getattr(part, name) for part in parts], places, num_tokens) for name in ("keys", "values")
+        ]
         for part in parts:
             part.reset()
         parts[0].update(*joined)
     return whole
 
 
-def _padded(parts: Sequence[torch.Tensor], places: Sequence[torch.Tensor], num_tokens: int) -> torch.Tensor:
+def _join_padded(parts: Sequence[torch.Tensor], places: Sequence[torch.Tensor], num_tokens: int) -> torch.Tensor:
     _, num_heads, _, head_size = parts[0].shape
     # zeros, since what is masked out is still multiplied
     whole = parts[0].new_zeros(sum(map(len, places)), num_heads, num_tokens, head_size)

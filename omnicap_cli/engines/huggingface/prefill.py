@@ -27,12 +27,12 @@ def prefill(
     cache = model_kwargs["past_key_values"]
     mask = model_kwargs.get("attention_mask")
     lengths = [input_ids.shape[1]] * len(input_ids) if mask is None else mask.sum(dim=-1).tolist()
-    packs = _packs(lengths) if encoded is not None and can_join(cache) else [list(range(len(lengths)))]
+    packs = _packs_of_rows(lengths) if encoded is not None and can_join(cache) else [list(range(len(lengths)))]
     places = [torch.tensor(pack, device=input_ids.device) for pack in packs]
     scores, caches = [], [cache, *(roomy_cache(model) for _ in packs[1:])]
     for pack, place, part_cache in zip(packs, places, caches, strict=True):
         length = max(lengths[row] for row in pack)
-        kwargs = _part(model_kwargs, place, length) | {"past_key_values": part_cache}
+        kwargs = _kwargs_of_rows(model_kwargs, place, length) | {"past_key_values": part_cache}
         if encoded is not None and (of_pack := encoded(pack)) is not None:
             kwargs["mm_encoder_outputs"] = {"image": of_pack}
         inputs = model.prepare_inputs_for_generation(input_ids[place, -length:], is_first_iteration=True, **kwargs)
@@ -45,7 +45,7 @@ def prefill(
     return torch.cat(scores)[order], model_kwargs
 
 
-def _packs(lengths: Sequence[int]) -> list[list[int]]:
+def _packs_of_rows(lengths: Sequence[int]) -> list[list[int]]:
     """The rows, the shortest first, in packs of at most _MAX_TOKENS; a longer row is a pack of its own."""
     packs: list[list[int]] = [[]]
     for row in sorted(range(len(lengths)), key=lengths.__getitem__):
@@ -55,7 +55,7 @@ def _packs(lengths: Sequence[int]) -> list[list[int]]:
     return [sorted(pack) for pack in packs]
 
 
-def _part(model_kwargs: dict[str, Any], place: torch.Tensor, length: int) -> dict[str, Any]:
+def _kwargs_of_rows(model_kwargs: dict[str, Any], place: torch.Tensor, length: int) -> dict[str, Any]:
     """What belongs to some rows, without the padding that they all share."""
     part = dict(model_kwargs)
     for name in ("attention_mask", "token_type_ids", "mm_token_type_ids"):

@@ -82,9 +82,9 @@ class BatchRun:
 
     def results(self) -> Iterator[Result]:
         """One Result per Request, in any order."""
-        work = self._start(self._work, then=lambda: self._done.put(None))
-        self._start(self._prepare, then=lambda: self._hand_over(None))
-        self._start(self._collect, then=self._end_of_requests)
+        work = self._start_thread(self._run_batches, then=lambda: self._done.put(None))
+        self._start_thread(self._prepare_batches, then=lambda: self._hand_over(None))
+        self._start_thread(self._measure_items, then=self._end_of_requests)
         try:
             while (result := self._done.get()) is not None:
                 if isinstance(result, BaseException):
@@ -100,7 +100,7 @@ class BatchRun:
     def _is_stopping(self) -> bool:
         return self._stop.is_set() or self._over.is_set()
 
-    def _start(self, task: Callable[[], None], *, then: Callable[[], None]) -> threading.Thread:
+    def _start_thread(self, task: Callable[[], None], *, then: Callable[[], None]) -> threading.Thread:
         def guarded() -> None:
             try:
                 task()
@@ -120,7 +120,7 @@ class BatchRun:
 
     # ------------------------------------------------------------------------------------- headers and counts
 
-    def _collect(self) -> None:
+    def _measure_items(self) -> None:
         """Look at the headers of each item's visuals and give the counts to the planner."""
         for measured in in_order(_group_by_item(self._requests), _measure, num_threads=_LOOK_THREADS):
             if self._is_stopping:
@@ -130,14 +130,14 @@ class BatchRun:
             elif isinstance(measured.sizes, ItemError):
                 self._fail(measured.requests, measured.sizes)
             else:
-                self._add(measured.requests, measured.sizes)
+                self._add_rows(measured.requests, measured.sizes)
 
     def _set_idle(self) -> None:
         with self._changed:
             self._is_idle = True
             self._changed.notify_all()
 
-    def _add(self, requests: Requests, sizes: Sequence[Size]) -> None:
+    def _add_rows(self, requests: Requests, sizes: Sequence[Size]) -> None:
         try:
             rows = count_rows(self._captioner.chat, requests, sizes)
         except ItemError as error:
@@ -159,7 +159,7 @@ class BatchRun:
 
     # ------------------------------------------------------------------------------------- batches and pixels
 
-    def _prepare(self) -> None:
+    def _prepare_batches(self) -> None:
         """Plan batches, one ahead of the one on the device, and prepare their visuals."""
         kept: dict[int, list[Prepared] | ItemError] = {}  # of groups that the next batch goes on with
         with ThreadPoolExecutor(self._num_threads, "prepare") as pool:
@@ -232,7 +232,7 @@ class BatchRun:
 
     # ------------------------------------------------------------------------------------- the device
 
-    def _work(self) -> None:
+    def _run_batches(self) -> None:
         """Caption one batch after the other; when told to stop, what is on the device is finished."""
         while not self._is_stopping:
             try:
@@ -243,11 +243,11 @@ class BatchRun:
             if ready is None:
                 return
             self._hungry_since = 0.0
-            self._caption(ready)
+            self._caption_batch(ready)
             if self._ready.empty():
                 self._hungry_since = time.monotonic()
 
-    def _caption(self, ready: _ReadyBatch) -> None:
+    def _caption_batch(self, ready: _ReadyBatch) -> None:
         questions: dict[str, Question] = {}
         for share, visuals in zip(ready.batch.shares, ready.visuals, strict=True):
             requests = _requests_of(share)
@@ -259,9 +259,9 @@ class BatchRun:
             with self._changed:
                 self._give_up(ready.batch, questions, self._planner.refusal(ready.batch))
         else:
-            self._answer(ready.batch, questions)
+            self._answer_batch(ready.batch, questions)
 
-    def _answer(self, batch: Batch[Requests], questions: dict[str, Question]) -> None:
+    def _answer_batch(self, batch: Batch[Requests], questions: dict[str, Question]) -> None:
         """Answer those of `questions` that are in `batch`; as they are answered, they leave `questions`."""
         asked = [questions[request.key] for request in _requests(batch) if request.key in questions]
         if not asked:
@@ -275,13 +275,13 @@ class BatchRun:
                 self._planner.observe([self._captioner.num_reached_tokens if is_cut else result.output_tokens])
             self._done.put(result)
 
-        if (failure := self._try(asked, take)) is None:
+        if (failure := self._try_answering(asked, take)) is None:
             return
         if failure.is_out_of_memory:
             self._answer_halves(batch, questions)
         elif len(batch.shares) > 1:  # which of the items it was shows when each is alone
             for part in self._planner.alone(batch):
-                self._answer(part, questions)
+                self._answer_batch(part, questions)
         else:
             self._give_up(batch, questions, InferenceError(f"the model failed on it: {failure.message}"))
 
@@ -289,7 +289,7 @@ class BatchRun:
         left = [questions.pop(request.key).request for request in _requests(batch) if request.key in questions]
         self._fail(left, error)
 
-    def _try(self, asked: Sequence[Question], take: Callable[[Result], None]) -> _Failure | None:
+    def _try_answering(self, asked: Sequence[Question], take: Callable[[Result], None]) -> _Failure | None:
         """What went wrong, but not the error itself, which holds tensors. Raises EngineError for a lost device."""
         try:
             self._captioner.answer(asked, take)
@@ -297,7 +297,7 @@ class BatchRun:
             return None
         except Exception as error:
             if _is_device_lost(error):
-                raise _device_lost(error) from error
+                raise _device_lost_error(error) from error
             return _Failure(is_out_of_memory(error), with_class_name(error))
         return None
 
@@ -305,14 +305,14 @@ class BatchRun:
         try:
             release_memory(self._captioner.device)
         except torch.AcceleratorError as error:
-            raise _device_lost(error) from error
+            raise _device_lost_error(error) from error
         try:
             with self._changed:
                 halves = self._planner.halve(batch, num_reached_tokens=self._captioner.num_reached_tokens)
         except OutOfMemoryError as error:
             return self._give_up(batch, questions, error)
         for half in halves:
-            self._answer(half, questions)
+            self._answer_batch(half, questions)
         return None
 
     def _fail(self, requests: Iterable[Request], error: ItemError) -> None:
@@ -369,6 +369,6 @@ def _is_device_lost(error: Exception) -> bool:
     return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
 
 
-def _device_lost(error: Exception) -> EngineError:
+def _device_lost_error(error: Exception) -> EngineError:
     hint = "What was finished is kept: run the same command again."
     return EngineError(f"the device failed: {with_class_name(error)}", hint=hint)
