@@ -1,1 +1,4 @@
-"""Token counts of a training set and its merging. May import `media` and `core`."""
+"""Token counts for a training set: what training will feed the model, known beforehand.
+
+May import `media`, `core`.
+"""

@@ -1,1 +1,4 @@
-"""Requests to results. An engine knows pixels and prompts, never commands, journals or the terminal."""
+"""Requests to results. An engine knows pixels and prompts, and neither commands, journals nor the terminal.
+
+May import `media`, `core`.
+"""

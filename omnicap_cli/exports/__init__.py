@@ -1,1 +1,4 @@
-"""A journal into other forms, one small module each; `convert` and `caption -o` are their callers."""
+"""A journal into other forms, one small module each; `convert` and `caption -o` are their callers.
+
+May import `media`, `core`.
+"""

@@ -1,1 +1,4 @@
-"""Bytes to pixels: where inputs are found and how they are decoded. Knows no engine and no command."""
+"""Bytes to pixels: where inputs are found and how they are decoded.
+
+May import `core`.
+"""

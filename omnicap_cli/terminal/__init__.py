@@ -1,1 +1,4 @@
-"""All that writes to a person: console, progress, views, signals. May import what it shows, and no job or command."""
+"""All that writes to a person: console, progress, views, signals.
+
+May import `training`, `datasets`, `exports`, `engines`, `media`, `core`.
+"""

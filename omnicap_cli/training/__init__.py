@@ -1,1 +1,4 @@
-"""Fine-tuning of vision-language models on counted data."""
+"""Fine-tuning of vision-language models on counted data.
+
+May import `media`, `core`.
+"""

@@ -1,4 +1,4 @@
-"""Batches that fit a device: plans from token counts and free memory.
+"""Batches that fit a device, planned from token counts and free memory.
 
-May import `core.models`, `core.files` and `core.workers`.
+May import `core.models`, `core.files`.
 """

@@ -1,1 +1,4 @@
-"""Devices, model files and loading. May import `core.files` and `core.workers`."""
+"""Where a model runs, its files, and how it is loaded.
+
+May import `core.workers`, `core.files`.
+"""

@@ -1,1 +1,4 @@
-"""The catalogue of what can be asked. May import `core.runs` and `core.files`."""
+"""The catalogue of what can be asked, and prompts read from a model's own script.
+
+May import `core.runs`, `core.files`.
+"""

@@ -1,4 +1,4 @@
 """The records that flow, the journal that keeps them, and the loop between.
 
-May import `core.files` and `core.workers`.
+May import `core.files`.
 """

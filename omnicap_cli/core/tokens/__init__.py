@@ -1,4 +1,4 @@
 """Exact counts of visual and text tokens, and the one builder of a training sequence.
 
-May import the other rooms of `core`.
+May import `core.prompts`, `core.runs`, `core.models`, `core.files`.
 """

@@ -1,1 +1,4 @@
-"""Child processes, and work done ahead of time. May import `core.files`."""
+"""Child processes, and work done ahead of time in threads.
+
+May import `core.files`.
+"""

@@ -1,1 +1,4 @@
-"""Splits of a data set into one checked file. May import `datasets` and `core`."""
+"""Splits of a data set as one file in which every line is checked.
+
+May import `datasets`, `core`.
+"""

@@ -1,1 +1,4 @@
-"""The splits of a data set while they are counted. May import `datasets`, `media` and `core`."""
+"""The splits of a data set, counted record by record.
+
+May import `datasets`, `media`, `core`.
+"""

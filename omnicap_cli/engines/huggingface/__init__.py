@@ -1,1 +1,4 @@
-"""Vision-language models through transformers. May import `engines`, `media` and `core`."""
+"""Models through transformers: planned batches, each visual encoded once.
+
+May import `engines`, `media`, `core`.
+"""

@@ -1,1 +1,4 @@
-"""Processes of engines on the CPU. May import `core`."""
+"""Processes of engines on the CPU.
+
+May import `engines`, `media`, `core`.
+"""

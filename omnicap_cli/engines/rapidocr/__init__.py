@@ -1,1 +1,4 @@
-"""Text recognition by PP-OCR, and how a page is read from boxes. May import `engines`, `media` and `core`."""
+"""Text recognition by PP-OCR, and how a page is read from its boxes.
+
+May import `engines`, `media`, `core`.
+"""

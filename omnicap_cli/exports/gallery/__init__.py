@@ -1,1 +1,4 @@
-"""The page on which people review captions. May import `exports`, `media` and `core`."""
+"""The page on which people review captions.
+
+May import `exports`, `media`, `core`.
+"""

@@ -1,1 +1,4 @@
-"""Captions inside copies of the pictures, or beside them, as XMP. May import `exports`, `media` and `core`."""
+"""Captions as XMP: inside copies of the pictures, or in files beside them.
+
+May import `exports`, `media`, `core`.
+"""

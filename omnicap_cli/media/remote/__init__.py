@@ -1,1 +1,4 @@
-"""Files behind URLs. May import `core`."""
+"""Files behind URLs.
+
+May import `media`, `core`.
+"""

@@ -1,1 +1,4 @@
-"""What a training configuration may say, and how it is read and compared. May import `core` alone."""
+"""What a training configuration may say, and how it is read and compared.
+
+May import `core`.
+"""

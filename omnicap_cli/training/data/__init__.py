@@ -1,1 +1,4 @@
-"""Samples of a training run, from records to batches. May import `training.config`, `datasets`, `media` and `core`."""
+"""Samples of a training run, from records to batches.
+
+May import `training`, `media`, `core`.
+"""

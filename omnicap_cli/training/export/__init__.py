@@ -1,1 +1,4 @@
-"""A checkpoint as a model folder. May import `training` and `core`."""
+"""A checkpoint as the folder of a whole model.
+
+May import `training`, `core`.
+"""
