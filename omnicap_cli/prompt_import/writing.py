@@ -6,13 +6,12 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from omnicap_cli.core.prompts import LANGUAGES, Catalogue, Style
 from omnicap_cli.core.records import Prompt
 from omnicap_cli.errors import OmnicapError
-from omnicap_cli.prompt_import.places import Place, split_language
-from omnicap_cli.prompt_import.search import Found
+from omnicap_cli.prompt_import.places import CatalogueKey, is_name, split_language
 
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 _SHORT_ESCAPES: Final = {"\\": "\\\\", '"': '\\"', "\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r"}
@@ -20,19 +19,27 @@ _ESCAPED: Final = re.compile(r'[\\"\x00-\x1f\x7f-\x9f\ufeff]')
 _ESCAPED_IN_LINES: Final = re.compile(r'[\\\x00-\x09\x0b-\x1f\x7f-\x9f\ufeff]|"(?="")|[ ](?=\n)')
 
 
-def as_toml(found: Mapping[Place, Found], catalogue: Catalogue, *, title: str) -> str:
-    """The content of a catalogue file that lies over `catalogue`; its texts are exactly those of `found`."""
+class ImportedPrompt(NamedTuple):
+    """The texts of a prompt, and the keys of the script that select it."""
+
+    system: str
+    user: str
+    keys: list[str]
+
+
+def as_toml(prompts: Mapping[CatalogueKey, ImportedPrompt], catalogue: Catalogue, *, title: str) -> str:
+    """The content of a catalogue file that lies over `catalogue`; its texts are exactly those of `prompts`."""
     lines = [f"# {title}"]
-    styles: dict[tuple[str, str], list[Place]] = {}
-    for place in sorted(found, key=lambda each: _order(each, catalogue)):
-        styles.setdefault(place[:2], []).append(place)
-    for (kind, name), places in styles.items():
-        style = _known_style(catalogue, kind, name)
-        lines += _style_lines(kind, name, style, {place.lang: found[place] for place in places})
+    styles: dict[tuple[str, str], dict[str, ImportedPrompt]] = {}
+    for key in sorted(prompts, key=lambda each: _order(each, catalogue)):
+        styles.setdefault((key.type, key.style), {})[key.lang] = prompts[key]
+    for (kind, name), by_language in styles.items():
+        known = catalogue.types[kind].styles.get(name) if kind in catalogue.types else None
+        lines += _style_lines(kind, name, known, by_language)
     return "\n".join(lines) + "\n"
 
 
-def check_toml(text: str, found: Mapping[Place, Found]) -> None:
+def check_toml(text: str, prompts: Mapping[CatalogueKey, ImportedPrompt]) -> None:
     """Read a catalogue file back, by every name that it gives. Raises OmnicapError where a text isn't the same."""
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -41,13 +48,12 @@ def check_toml(text: str, found: Mapping[Place, Found]) -> None:
             catalogue = Catalogue.load(path)
     except OSError as error:
         raise OmnicapError(f"can't write a temporary file: {error.strerror}", hint="Set TMPDIR.") from error
-    for place, texts in found.items():
-        style = catalogue.types[place.type].styles[place.style]
-        names = [place.style, *(key for key in texts.keys if key in style.names)]
-        for name in names:
-            asked = Prompt(type=place.type, style=place.style, lang=place.lang, system=texts.system, user=texts.user)
-            if catalogue.select(place.type, [name], place.lang) != [asked]:
-                raise OmnicapError(f"{'/'.join(place)} can't be read back by the name {name!r}")
+    for (kind, style, lang), prompt in prompts.items():
+        names = catalogue.types[kind].styles[style].names
+        expected = Prompt(type=kind, style=style, lang=lang, system=prompt.system, user=prompt.user)
+        for name in [style, *(key for key in prompt.keys if key in names)]:
+            if catalogue.select(kind, [name], lang) != [expected]:
+                raise OmnicapError(f"{kind}/{style}/{lang} can't be read back by the name {name!r}")
 
 
 def quoted(text: str) -> str:
@@ -62,49 +68,31 @@ def _escape(match: re.Match[str]) -> str:
     return _SHORT_ESCAPES.get(character) or f"\\u{ord(character):04X}"
 
 
-def _key(name: str) -> str:
-    return name if _BARE_KEY.fullmatch(name) else quoted(name)
-
-
-def _order(place: Place, catalogue: Catalogue) -> tuple[int, int, int]:
+def _order(key: CatalogueKey, catalogue: Catalogue) -> tuple[int, int, int]:
     """As in the catalogue; what is new there comes last, in the order of the script."""
-    kinds = list(catalogue.types)
-    kind = catalogue.types.get(place.type)
-    styles = list(kind.styles) if kind else []
-    return (
-        kinds.index(place.type) if kind else len(kinds),
-        styles.index(place.style) if place.style in styles else len(styles),
-        LANGUAGES.index(place.lang),
-    )
+    known = catalogue.types.get(key.type)
+    kinds, styles = [*catalogue.types, key.type], [*(known.styles if known else ()), key.style]
+    return kinds.index(key.type), styles.index(key.style), LANGUAGES.index(key.lang)
 
 
-def _known_style(catalogue: Catalogue, kind: str, name: str) -> Style | None:
-    found = catalogue.types.get(kind)
-    return found.styles.get(name) if found else None
-
-
-def _style_lines(kind: str, name: str, style: Style | None, texts: Mapping[str, Found]) -> Iterator[str]:
-    """A style with the languages that were found, and with the script's keys as aliases."""
-    place = f"types.{_key(kind)}.styles.{_key(name)}"
-    known = [] if style is None else style.names
-    new = {lang: _new_aliases(name, known, found) for lang, found in texts.items()}
-    of_style = [alias for lang in new for alias in new[lang] if split_language(alias)[1] is None]
-    yield from _alias_lines(f"\n[{place}]", style, None, of_style, always=False)
-    for lang, found in texts.items():
+def _style_lines(kind: str, name: str, style: Style | None, prompts: Mapping[str, ImportedPrompt]) -> Iterator[str]:
+    """A style with the languages that were imported, and with the script's keys as aliases."""
+    names = ("types", kind, "styles", name)
+    header = ".".join(each if _BARE_KEY.fullmatch(each) else quoted(each) for each in names)
+    known = {name, *(style.names if style else [])}
+    new = {lang: [key for key in each.keys if key not in known and is_name(key)] for lang, each in prompts.items()}
+    of_style = [alias for aliases in new.values() for alias in aliases if split_language(alias)[1] is None]
+    if of_style:
+        yield from (f"\n[{header}]", _alias_line(style, None, of_style))
+    for lang, prompt in prompts.items():
         own = [alias for alias in new[lang] if alias not in of_style]
-        yield from _alias_lines(f"\n[{place}.{lang}]", style, lang, own, always=True)
-        yield f"system = {quoted(found.system)}"
-        yield f"user = {quoted(found.user)}"
+        yield f"\n[{header}.{lang}]"
+        if own:
+            yield _alias_line(style, lang, own)
+        yield from (f"system = {quoted(prompt.system)}", f"user = {quoted(prompt.user)}")
 
 
-def _new_aliases(name: str, known: list[str], found: Found) -> list[str]:
-    return [key for key in found.keys if key != name and key not in known and re.fullmatch(r"[\w-]+", key)]
-
-
-def _alias_lines(header: str, style: Style | None, lang: str | None, new: list[str], *, always: bool) -> Iterator[str]:
+def _alias_line(style: Style | None, lang: str | None, new: list[str]) -> str:
     """The list replaces the one below it, so it repeats what stands there."""
-    if new or always:
-        yield header
-    if new:
-        there = [alias.name for alias in style.aliases if alias.lang == lang] if style else []
-        yield f"aliases = [{', '.join(quoted(alias) for alias in dict.fromkeys([*there, *new]))}]"
+    there = [alias.name for alias in style.aliases if alias.lang == lang] if style else []
+    return f"aliases = [{', '.join(quoted(alias) for alias in dict.fromkeys([*there, *new]))}]"
