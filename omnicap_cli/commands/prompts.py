@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from omnicap_cli.commands.options import AsJson, Debug, NoColor, OptionsFile, Quiet, Verbose, make_console, option
+from omnicap_cli.core.files.atomic import writing
+from omnicap_cli.errors import OptionError
 
 app = typer.Typer(help="The catalogue of prompts: types, styles and languages.", no_args_is_help=True)
 
@@ -65,19 +68,35 @@ def import_script(
 ) -> None:
     """Write the prompts of a model's own inference script as a file for --prompts.
 
-    The script is read, never run. What in it is not certain is left out, and named with its line.
+    The script is read, never run. What it builds at run time is left out, and named with its line.
     """
-    from omnicap_cli.prompt_import.importer import check_output, import_prompts, write_catalogue
+    from omnicap_cli.core.prompts.script_import.importer import import_prompts
 
     console = make_console(quiet=quiet, verbose=verbose, no_color=no_color)
     target = None if output in (None, "-") else Path(str(output))
     if target:
-        check_output(target, script, overwrite=overwrite)
-    found = import_prompts(script)
-    for problem in found.problems:
+        _check_output(target, script, overwrite=overwrite)
+    prompts = import_prompts(script)
+    for problem in prompts.problems:
         console.warning(problem)
     if target:
-        write_catalogue(found.toml, target)
+        with writing(target) as file:
+            file.write(prompts.toml.encode())
     else:
-        console.data(found.toml.encode())
-    console.info(found.summary(target))
+        console.data(prompts.toml.encode())
+    console.info(prompts.summary(target))
+
+
+def _check_output(output: Path, script: Path, *, overwrite: bool) -> None:
+    try:
+        faults = {
+            "is the script itself": output.exists() and script.exists() and output.samefile(script),
+            "is there and is not a file": os.path.lexists(output) and not output.is_file(),
+            "is there already": output.is_file() and not overwrite,
+            "is in a folder that isn't there": not output.resolve().parent.is_dir(),
+        }
+    except (OSError, RuntimeError, ValueError) as error:  # ValueError: a NUL in the name
+        faults = {f"can't be used: {getattr(error, 'strerror', None) or error}": True}
+    for fault in (fault for fault, is_so in faults.items() if is_so):
+        hint = "Choose another place with -o, or pass --overwrite to replace a file."
+        raise OptionError("--output", str(output), fault, hint=hint)
