@@ -57,8 +57,8 @@ FORMATS: Final[dict[str, ExportSpec]] = {
         module="conversations", function="write_conversations", suffixes=(".json",), target="stream"
     ),
     "webdataset": ExportSpec(module="webdataset", function="write_webdataset", suffixes=(".tar",), target="file"),
-    "html": ExportSpec(module="gallery", function="write_gallery", suffixes=(".html", ".htm"), target="file"),
-    "xmp": ExportSpec(module="copies", function="write_copies", target="folder"),
+    "html": ExportSpec(module="gallery.gallery", function="write_gallery", suffixes=(".html", ".htm"), target="file"),
+    "xmp": ExportSpec(module="metadata.copies", function="write_copies", target="folder"),
 }
 
 

@@ -15,7 +15,7 @@ class NotEmbeddableError(Exception):
 
 
 class Part(NamedTuple):
-    """A segment, chunk or block: content[start:end] with its frame, its data from content[body]."""
+    """A segment or chunk: content[start:end] with its frame, its data from content[body]."""
 
     kind: bytes
     start: int
@@ -33,10 +33,3 @@ def at_most_one(parts: list[Part]) -> Part | None:
     if len(parts) > 1:
         raise NotEmbeddableError("the file has more than one packet")
     return parts[0] if parts else None
-
-
-def byte_order(mark: bytes) -> str:
-    """That of a TIFF structure with these first four bytes, for the struct module."""
-    if mark not in (b"II*\0", b"MM\0*"):
-        raise NotEmbeddableError("no TIFF structure")
-    return "<" if mark.startswith(b"I") else ">"

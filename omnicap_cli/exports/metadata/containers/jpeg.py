@@ -6,18 +6,12 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
-from omnicap_cli.exports.metadata.containers.file_parts import (
-    Change,
-    NotEmbeddableError,
-    Part,
-    at_most_one,
-    byte_order,
-    opens,
-)
+from omnicap_cli.exports.metadata.containers.file_parts import Change, NotEmbeddableError, Part, at_most_one, opens
 
 _XMP: Final = b"http://ns.adobe.com/xap/1.0/\0"
 _MAX_PACKET_BYTES: Final = 65_502  # XMP specification part 3, 1.1.3
 _APP0, _APP1, _APP2, _SOS = b"\xe0", b"\xe1", b"\xe2", b"\xda"
+_BYTE_ORDERS: Final = {b"II*\0": "<", b"MM\0*": ">"}  # of the index, as the struct module spells them
 _PARAMETERLESS: Final = frozenset((0x00, 0x01, *range(0xD0, 0xDA)))  # no segment, or none that belongs before pixels
 
 
@@ -64,7 +58,9 @@ def _with_index(content: bytes, part: Part, *, at: int, grown: int) -> bytes:
     CIPA DC-007, 5.2: sizes in bytes, and offsets that count from the byte order mark of the index.
     """
     base = part.body + len(b"MPF\0")
-    order = byte_order(content[base : base + 4])
+    order = _BYTE_ORDERS.get(content[base : base + 4])
+    if order is None:
+        raise NotEmbeddableError("the index of pictures is malformed")
     (directory,) = struct.unpack_from(order + "I", content, base + 4)
     (num_entries,) = struct.unpack_from(order + "H", content, base + directory)
     patched = bytearray(content)
