@@ -14,7 +14,7 @@ import orjson
 
 from omnicap_cli.core.prompts.catalogue import Catalogue
 from omnicap_cli.core.runs.journal_reading import Entry, NewestOf, Record, text_of
-from omnicap_cli.exports.forms import NO_PICTURE, ExportJob
+from omnicap_cli.exports.export_job import NO_PICTURE, ExportJob
 from omnicap_cli.exports.paths import Name, Place, SmallFiles, fitted, with_digest
 
 _ARRAY_SUFFIX: Final = ".json"
@@ -56,7 +56,7 @@ def write_conversations(job: ExportJob) -> None:
     start, between, end = (
         (b"[\n", b",\n", b"\n]\n") if target and target.suffix.lower() == _ARRAY_SUFFIX else (b"", b"\n", b"\n")
     )
-    with job.opened() as file:
+    with job.open_output() as file:
         file.write(start)
         # the styles of one page together, so that its picture is made once
         for entry in job.entries(grouped=asked.has_several):

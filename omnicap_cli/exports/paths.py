@@ -19,7 +19,7 @@ from omnicap_cli.core.files.atomic import PARTIAL_SUFFIX, remove_leftovers, writ
 from omnicap_cli.core.runs.journal_reading import Record, digest, text_of
 from omnicap_cli.core.runs.key_index import KeyIndex
 
-Put = Literal["written", "same", "conflict", "too long"]
+PutResult = Literal["written", "same", "conflict", "too long"]
 
 MAX_NAME_BYTES: Final = 255
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -150,7 +150,7 @@ class SmallFiles:
         self._overwrite = overwrite
         self._folders: set[str] = set()  # that were written to
 
-    def put(self, path: str, content: bytes) -> Put:
+    def put(self, path: str, content: bytes) -> PutResult:
         """Write one, unless it is there. Raises JournalWriteError where the disk doesn't take it."""
         try:
             return self._put(path, content)
@@ -161,7 +161,7 @@ class SmallFiles:
                 return "conflict"
             raise write_error(Path(path), error) from error
 
-    def _put(self, path: str, content: bytes) -> Put:
+    def _put(self, path: str, content: bytes) -> PutResult:
         with contextlib.suppress(FileNotFoundError):
             state = os.stat(path)
             if not stat.S_ISREG(state.st_mode):

@@ -20,7 +20,7 @@ import orjson
 from omnicap_cli import __version__
 from omnicap_cli.core.runs.journal_reading import Entry, Record
 from omnicap_cli.errors import MissingExtraError
-from omnicap_cli.exports.forms import ExportJob
+from omnicap_cli.exports.export_job import ExportJob
 
 if TYPE_CHECKING:
     import pyarrow
@@ -160,7 +160,7 @@ def _add_types(types: dict[str, int], values: Iterable[tuple[str, Any]]) -> None
 
 def write_jsonl(job: ExportJob) -> None:
     """The lines of the newest records, byte for byte."""
-    with job.opened() as file:
+    with job.open_output() as file:
         for entry in job.entries():
             file.write(entry.raw if entry.raw.endswith(b"\n") else entry.raw + b"\n")
             job.outcome.num_written += 1
@@ -189,7 +189,7 @@ def write_parquet(job: ExportJob) -> None:
     columns = _all_columns(job)
     schema = _schema(columns, job.reader.path.name)
     assert job.config.target is not None, "only what goes into a stream can do without"
-    with job.opened_file(job.config.target) as file:
+    with job.open_output_file(job.config.target) as file:
         writer = pyarrow.parquet.ParquetWriter(file, schema, compression="zstd", use_dictionary=_REPEATED)
         try:
             _write_groups(_row_groups(job, columns, schema), writer)
@@ -256,7 +256,7 @@ def _batches(entries: Iterable[Entry]) -> Iterator[Batch]:
 
 def _write_separated(job: ExportJob, delimiter: str) -> None:
     columns = _all_columns(job)
-    with job.opened() as file:
+    with job.open_output() as file:
         file.write(_lines([[column.name] for column in columns], delimiter))
         for batch in _batches(job.entries()):
             job.outcome.num_written += len(batch)

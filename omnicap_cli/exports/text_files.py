@@ -16,13 +16,12 @@ import orjson
 
 from omnicap_cli import __version__
 from omnicap_cli.core.runs.journal_reading import Entry, NewestOf, Record, text_of
-from omnicap_cli.exports.forms import NO_PICTURE, ExportJob, Outcome
+from omnicap_cli.exports.export_job import NO_PICTURE, ExportJob
 from omnicap_cli.exports.paths import Name, Place, SmallFiles, UniqueNames, fitted
 from omnicap_cli.media.names import is_url, path_of_shown
 
 SUFFIX: Final = ".txt"
 NOTE: Final = "omnicap.json"
-_NUM_NAMED_CONFLICTS: Final = 3
 _NOT_IN_WORD: Final = re.compile(r"[^\w-]")
 
 
@@ -36,8 +35,6 @@ def write_text_files(job: ExportJob) -> None:
     job.reader.scan(writer.observe)
     for entry in job.entries():
         writer.take(entry)
-    if writer.conflicts:
-        job.outcome.warnings.append(_conflict_warning(job.outcome, writer.conflicts))
     if job.config.target is not None:
         _write_note(job, job.config.target, writer.models)
 
@@ -46,7 +43,6 @@ class _Writer:
     """First sees every record with `observe`, so that names don't depend on their order, then takes each."""
 
     def __init__(self, job: ExportJob) -> None:
-        self.conflicts: list[str] = []
         self.models: dict[str, None] = {}
         self._outcome, self._files = job.outcome, SmallFiles(overwrite=job.config.overwrite)
         self._target = job.config.target
@@ -74,7 +70,8 @@ class _Writer:
             self._outcome.left_out["older than another of the same picture"] += 1
         else:
             self.models[text_of(record, "model")] = None
-            self._put(self._path_of(name, record), caption.encode())
+            path = self._path_of(name, record)
+            self._outcome.count_file(path, self._files.put(path, caption.encode()))
 
     def _name_of(self, record: Record) -> Name | str:
         """How the picture is called, or why it can't have a file."""
@@ -100,16 +97,6 @@ class _Writer:
         type, style, lang = _asked(record)
         return [*([type] if types > 1 else []), style, *([lang] if langs > 1 else [])]
 
-    def _put(self, path: str, content: bytes) -> None:
-        put = self._files.put(path, content)
-        self._outcome.num_written += put == "written"
-        self._outcome.num_same += put == "same"
-        self._outcome.num_conflicts += put == "conflict"
-        if put == "too long":
-            self._outcome.left_out["path too long"] += 1
-        if put == "conflict" and len(self.conflicts) < _NUM_NAMED_CONFLICTS:
-            self.conflicts.append(path)
-
 
 def _asked(record: Record) -> tuple[str, str, str]:
     return text_of(record, "type"), text_of(record, "style"), text_of(record, "lang")
@@ -126,14 +113,6 @@ def _existing(folders: tuple[str, ...], shown: str) -> str | None:
     return None
 
 
-def _conflict_warning(outcome: Outcome, paths: list[str]) -> str:
-    more = ", …" if outcome.num_conflicts > len(paths) else ""
-    return (
-        f"{outcome.num_conflicts:,} files were there with another content, and were left alone: "
-        f"{', '.join(paths)}{more} (--overwrite replaces them)"
-    )
-
-
 def _write_note(job: ExportJob, folder: Path, models: dict[str, None]) -> None:
     outcome = job.outcome
     note = {
@@ -145,5 +124,5 @@ def _write_note(job: ExportJob, folder: Path, models: dict[str, None]) -> None:
         "num_conflicts": outcome.num_conflicts,
         "num_left_out": dict(outcome.left_out),
     }
-    with job.opened_file(folder / NOTE) as file:
+    with job.open_output_file(folder / NOTE) as file:
         file.write(orjson.dumps(note, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))

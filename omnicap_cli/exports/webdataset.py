@@ -18,10 +18,11 @@ from typing import Final, NamedTuple
 
 import orjson
 
-from omnicap_cli.core.files.atomic import PARTIAL_SUFFIX, remove_leftovers, sync_folder, write_error
+from omnicap_cli.core.files.atomic import PARTIAL_SUFFIX, remove_leftovers, sync_folder, write_errors
 from omnicap_cli.core.runs.journal_reading import Record, text_of
 from omnicap_cli.errors import OptionError
-from omnicap_cli.exports.forms import NO_PICTURE, REPLACE_HINT, ExportJob
+from omnicap_cli.exports.export_config import REPLACE_HINT
+from omnicap_cli.exports.export_job import NO_PICTURE, ExportJob
 from omnicap_cli.exports.tables import json_text
 
 _PARTIAL: Final = re.compile(r"\.(.+)\.\d+" + re.escape(PARTIAL_SUFFIX))
@@ -41,14 +42,12 @@ def write_webdataset(job: ExportJob) -> None:
     target = job.config.target
     assert target is not None, "ExportConfig asks for a file"
     job.outcome.unit = "samples"
-    try:
+    with write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with _Shards(job, target) as shards:
             for sample in _samples(job):
                 shards.add(f"{job.outcome.num_written:0{_KEY_DIGITS}}", sample)
                 job.outcome.num_written += 1
-    except OSError as error:
-        raise write_error(target, error) from error
     if shards.num_removed:
         job.outcome.warnings.append(f"removed {shards.num_removed} archives of an earlier export")
 

@@ -30,7 +30,6 @@ from omnicap_cli.errors import ManifestError
 from omnicap_cli.media.local_files import unreadable
 
 _MAX_FIELD_BYTES: Final = 1 << 28  # of one CSV field; Python's default of 128 KiB is less than a long caption
-_MAX_MESSAGE: Final = 200
 _MAX_DEPTH: Final = 100
 _HEAD_BYTES: Final = 1024
 _BUFFER_BYTES: Final = 1 << 18  # of each column of parquet

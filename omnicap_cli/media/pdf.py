@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, Final
 import pypdfium2
 from PIL import Image
 
+from omnicap_cli.core.files.file_state import FileState
 from omnicap_cli.errors import DecodeError, EncryptedError, ItemError, UnsupportedError
 from omnicap_cli.media.images import Size, check_size, to_rgb
 from omnicap_cli.media.local_files import open_file, unreadable
@@ -95,14 +96,14 @@ class _Kept:
 
     def __init__(self) -> None:
         self._document: Any = None
-        self._state: tuple[int, ...] | None = None
+        self._state: FileState | None = None
         self._num_left = 0
         self._open = contextlib.ExitStack()
 
     @contextlib.contextmanager
     def opened(self, file: BinaryIO) -> Iterator[Any]:
         """The document in `file`, which may be closed afterwards."""
-        state = _state(file)
+        state = FileState.of(os.fstat(file.fileno()))
         if state != self._state or not self._num_left:
             self.close()
             self._open_another(file, state)
@@ -113,12 +114,12 @@ class _Kept:
             self.close()
             raise
 
-    def _open_another(self, file: BinaryIO, state: tuple[int, ...]) -> None:
+    def _open_another(self, file: BinaryIO, state: FileState) -> None:
         with contextlib.ExitStack() as opening:
             # while a descriptor is open, no other file gets the inode that is in the state
             own = opening.enter_context(os.fdopen(os.dup(file.fileno()), "rb"))
             self._document = opening.enter_context(_closing(own))
-            page_bytes = os.fstat(own.fileno()).st_size / len(self._document)
+            page_bytes = state.num_bytes / len(self._document)
             self._num_left = max(1, min(_MAX_USES, int(_MAX_BYTES_HELD / page_bytes)))
             self._state, self._open = state, opening.pop_all()
 
@@ -135,12 +136,6 @@ def _end() -> None:
     """Before PDFium is taken down: wait for the call that another thread is in, and let none begin another."""
     _lock.acquire()
     _kept.close()
-
-
-def _state(file: BinaryIO) -> tuple[int, ...]:
-    """What another file, or the same one after a change, has otherwise."""
-    found = os.fstat(file.fileno())
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _document(file: BinaryIO) -> Any:

@@ -17,7 +17,8 @@ from support.journal_records import HOSTILE_CAPTIONS, make_record, write_journal
 from omnicap_cli import __version__
 from omnicap_cli.core.runs.run_note import RunMeta
 from omnicap_cli.errors import JournalWriteError
-from omnicap_cli.exports.forms import ExportConfig, Outcome, export
+from omnicap_cli.exports.export_config import ExportConfig
+from omnicap_cli.exports.export_job import ExportOutcome, export_journal
 from omnicap_cli.exports.paths import fitted
 
 Records = list[dict[str, Any]]
@@ -28,16 +29,16 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "captions"
 
 
-def mirror(folder: Path, records: Records, **options: Any) -> Outcome:
+def mirror(folder: Path, records: Records, **options: Any) -> ExportOutcome:
     """Export these records to `folder`."""
     journal = write_journal(folder.with_name("run.jsonl"), records)
-    return export(ExportConfig(journal=journal, output=folder, format="txt", **options), show=print)
+    return export_journal(ExportConfig(journal=journal, output=folder, format="txt", **options), show=print)
 
 
-def beside(tmp_path: Path, records: Records, **options: Any) -> Outcome:
+def beside(tmp_path: Path, records: Records, **options: Any) -> ExportOutcome:
     """Export these records to where their pictures are."""
     journal = write_journal(tmp_path / "run.jsonl", records)
-    return export(ExportConfig(journal=journal, format="txt", **options), show=print)
+    return export_journal(ExportConfig(journal=journal, format="txt", **options), show=print)
 
 
 def files_in(folder: Path) -> dict[str, str]:

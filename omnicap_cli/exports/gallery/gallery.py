@@ -23,7 +23,7 @@ import orjson
 
 from omnicap_cli import __version__
 from omnicap_cli.errors import ItemError
-from omnicap_cli.exports.forms import ExportJob
+from omnicap_cli.exports.export_job import ExportJob
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -69,7 +69,7 @@ def write_gallery(job: ExportJob) -> None:
         except (ItemError, MemoryError):
             return None
 
-    with job.opened_file(job.config.target) as file:
+    with job.open_output_file(job.config.target) as file:
         records = job.records(grouped=True)
         job.outcome.num_written = write(records, file, title=job.reader.path.name, thumbnail_of=thumbnail_of)
     if job.outcome.num_written > MANY_RECORDS:

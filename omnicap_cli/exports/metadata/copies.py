@@ -12,8 +12,8 @@ from typing import Final
 from omnicap_cli.core.runs.journal_reading import Record, digest, text_of
 from omnicap_cli.core.runs.key_index import KeyIndex
 from omnicap_cli.errors import ItemError
-from omnicap_cli.exports.forms import NO_PICTURE, ExportJob
-from omnicap_cli.exports.metadata.xmp import CaptionNote, embed, sidecar
+from omnicap_cli.exports.export_job import NO_PICTURE, ExportJob
+from omnicap_cli.exports.metadata.xmp import CaptionNote, embed, sidecar_packet
 from omnicap_cli.exports.paths import Name, Place, SmallFiles, UniqueNames, fitted
 from omnicap_cli.media.names import IMAGE_SUFFIXES
 
@@ -48,14 +48,10 @@ def write_copies(job: ExportJob) -> None:
         if _is_original(job, records[0], path):
             job.outcome.left_out["the copy would take the place of the picture"] += 1
         elif content is not None:
-            _put(job, files, path, content)
-        elif _put(job, files, path, picture.content) and (note := sidecar(notes)) is not None:
-            _put(job, files, path + SIDECAR_SUFFIX, note, counts=False)
-    if job.outcome.num_conflicts:
-        job.outcome.warnings.append(
-            f"{job.outcome.num_conflicts:,} files were there with another content, and were left alone "
-            "(--overwrite replaces them)"
-        )
+            job.outcome.count_file(path, files.put(path, content))
+        elif job.outcome.count_file(path, files.put(path, picture.content)):
+            beside = path + SIDECAR_SUFFIX
+            job.outcome.count_file(beside, files.put(beside, sidecar_packet(notes)), is_extra=True)
 
 
 def _full_name(record: Record) -> Name:
@@ -82,12 +78,3 @@ def _is_original(job: ExportJob, record: Record, path: str) -> bool:
         original = job.pictures.path_of(record)
         return original is not None and os.path.samefile(original, path)
     return False
-
-
-def _put(job: ExportJob, files: SmallFiles, path: str, content: bytes, *, counts: bool = True) -> bool:
-    """Whether the file is there now."""
-    put = files.put(path, content)
-    job.outcome.num_written += counts and put == "written"
-    job.outcome.num_same += counts and put == "same"
-    job.outcome.num_conflicts += put == "conflict"
-    return put != "conflict"

@@ -43,7 +43,6 @@ class CaptionNote:
     engine: str
     prompt_sha: str
     key: str
-    page: int | None = None
 
 
 def embed(content: bytes, notes: Sequence[CaptionNote]) -> bytes | None:
@@ -54,17 +53,14 @@ def embed(content: bytes, notes: Sequence[CaptionNote]) -> bytes | None:
     long, something malformed or signed.
     """
     try:
-        return rewrite_packet(content, lambda packet: _merged(packet, notes))
+        return rewrite_packet(content, lambda packet: merged_packet(packet, notes))
     except NotEmbeddableError:
         return None
 
 
-def sidecar(notes: Sequence[CaptionNote], existing: bytes | None = None) -> bytes | None:
-    """A whole .xmp file with the notes, by the rules of `embed`; None only where the `existing` one can't be read."""
-    try:
-        return _merged(existing or b"", notes)
-    except NotEmbeddableError:
-        return None
+def sidecar_packet(notes: Sequence[CaptionNote]) -> bytes:
+    """A whole .xmp file with the notes, for beside a picture that can't take them."""
+    return merged_packet(b"", notes)
 
 
 # ---------------------------------------------------------------------------------------------- writing
@@ -117,11 +113,8 @@ def _description(notes: Sequence[CaptionNote]) -> Iterator[str]:
 
 
 def _fields(note: CaptionNote) -> Iterator[str]:
-    values = {"text": note.text, "type": note.type, "style": note.style, "lang": note.lang}
-    if note.page is not None:
-        values["page"] = str(note.page)
-    values |= {"generated": "True", "model": note.model, "engine": note.engine}
-    values |= {"promptSha": note.prompt_sha, "key": note.key}
+    values = {"text": note.text, "type": note.type, "style": note.style, "lang": note.lang, "generated": "True"}
+    values |= {"model": note.model, "engine": note.engine, "promptSha": note.prompt_sha, "key": note.key}
     yield from (f"   <omnicap:{name}>{_escaped(value)}</omnicap:{name}>" for name, value in values.items())
 
 
@@ -171,7 +164,7 @@ class _Edit(NamedTuple):
     text: str = ""
 
 
-def _merged(packet: bytes, notes: Sequence[CaptionNote]) -> bytes:
+def merged_packet(packet: bytes, notes: Sequence[CaptionNote]) -> bytes:
     """The packet with the notes instead of earlier ones, and all that others wrote just as they spelled it.
 
     Raises NotEmbeddableError where the packet can't be read.

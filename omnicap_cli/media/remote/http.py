@@ -23,7 +23,7 @@ import urllib3
 from omnicap_cli import __version__
 from omnicap_cli.core.runs.records import Transfer
 from omnicap_cli.errors import AccessError, DownloadError, ItemError, NotFoundError
-from omnicap_cli.media.remote.failures import TRY_AGAIN, layers, one_line, reason
+from omnicap_cli.media.remote.failures import TRY_AGAIN, layers, reason, without_secrets
 
 BACKOFF_SECONDS: Final = 0.5  # before the second attempt; twice as long before each one after that
 MAX_WAIT_SECONDS: Final = 60.0
@@ -233,7 +233,7 @@ def _redirected(url: str, location: str) -> str:
     except ValueError as error:
         raise DownloadError("redirected to what is not a valid URL") from error
     if scheme not in _PORTS:
-        raise DownloadError(f"redirected to {one_line(target)}: only http and https are followed")
+        raise DownloadError(f"redirected to {without_secrets(target)}: only http and https are followed")
     here, there = _check(url), _check(target)
     user, at, _ = here.netloc.rpartition("@")
     if "@" in there.netloc or not _is_same_server(here, there):
@@ -258,7 +258,7 @@ def _asked_seconds(trouble: Trouble) -> float | None:
 
 
 def _host(url: str) -> str:
-    return one_line(urlsplit(url).hostname or "")
+    return without_secrets(urlsplit(url).hostname or "")
 
 
 def _head(url: str, transfer: Transfer) -> Head:

@@ -20,7 +20,7 @@ import urllib3
 
 from omnicap_cli.core.runs.records import Transfer
 from omnicap_cli.errors import DecodeError, DownloadError
-from omnicap_cli.media.remote.failures import TRY_AGAIN, layers, one_line, reason, too_large
+from omnicap_cli.media.remote.failures import TRY_AGAIN, layers, reason, too_large, without_secrets
 from omnicap_cli.media.remote.http import Attempts, Trouble, declared_bytes, encoding_of, refuse, send
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def opened(url: str, transfer: Transfer, max_bytes: int | None = None) -> io.Buf
         return io.BufferedReader(body, _PIECE_BYTES)
     if body.encoding not in _ENCODINGS:
         body.close()
-        raise DownloadError(f"sent in the encoding {one_line(body.encoding)}, which was not asked for")
+        raise DownloadError(f"sent in the encoding {without_secrets(body.encoding)}, which was not asked for")
     return io.BufferedReader(_Decoded(body), _PIECE_BYTES)
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from omnicap_cli.exports.forms import ExportConfig, export
+from omnicap_cli.exports.export_config import ExportConfig
+from omnicap_cli.exports.export_job import export_journal
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +34,9 @@ def record(number, image, caption="a caption", **fields):
 
 def convert(*records, output="copies", **options):
     Path("run.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
-    return export(ExportConfig(journal=Path("run.jsonl"), output=output, format="xmp", **options), show=lambda _: None)
+    return export_journal(
+        ExportConfig(journal=Path("run.jsonl"), output=output, format="xmp", **options), show=lambda _: None
+    )
 
 
 def tree(folder="copies"):
