@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import IO, Final, Protocol
 
 from omnicap_cli.core.files.atomic import remove_leftovers, writing
-from omnicap_cli.core.runs.journal_reading import Entry, JournalReader, Record, text_of
+from omnicap_cli.core.runs.journal_reading import JournalEntry, JournalReader, Record, text_of
 from omnicap_cli.core.runs.run_note import RunMeta, find_journal
 from omnicap_cli.errors import ITEMS_FAILED, ItemError, OptionError
 from omnicap_cli.exports.export_config import ExportConfig
 from omnicap_cli.exports.formats import FORMATS
 from omnicap_cli.exports.paths import PutResult
-from omnicap_cli.media.record_pictures import PictureFile, Pictures
+from omnicap_cli.media.record_pictures import PictureFile, RecordPictures
 
 NO_PICTURE: Final = "no picture"  # a reason to leave a record out: it isn't found any more
 _LOSS_HINT: Final = "; --image-root tells where their paths begin, --image-key which column of parquet holds them"
@@ -90,7 +90,7 @@ class ExportJob:
     config: ExportConfig
     reader: JournalReader
     show: Callable[[bytes], object]
-    pictures: Pictures
+    pictures: RecordPictures
     outcome: ExportOutcome = field(default_factory=ExportOutcome)
 
     @property
@@ -106,7 +106,7 @@ class ExportJob:
             self.outcome.first_loss = self.outcome.first_loss or error.message
             return None
 
-    def entries(self, *, grouped: bool = False) -> Iterator[Entry]:
+    def entries(self, *, grouped: bool = False) -> Iterator[JournalEntry]:
         """The entries of the journal that are wanted, in the order that is."""
         return itertools.islice(self.reader.entries(sort=self.config.sort, grouped=grouped), self.config.limit)
 
@@ -161,7 +161,7 @@ def export_journal(config: ExportConfig, *, show: Callable[[bytes], object]) -> 
     _check_is_no_source(config, journal)
     with JournalReader(journal) as reader:
         meta = RunMeta.read(journal)
-        pictures = Pictures(
+        pictures = RecordPictures(
             folders=_picture_folders(config, meta),
             image_key=config.image_key or (meta.settings.get("image_key") if meta else None),
             transfer=config.transfer,

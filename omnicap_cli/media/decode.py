@@ -12,7 +12,7 @@ from omnicap_cli.core.workers.prefetch import in_order
 from omnicap_cli.errors import ItemError, OutOfMemoryError
 from omnicap_cli.media import headers, images
 from omnicap_cli.media.names import is_url
-from omnicap_cli.media.open_media import opened
+from omnicap_cli.media.open_media import open_media
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ def decode(item: Item, settings: Settings) -> Pixels:
         raise item.error
     media, limit = item.media, settings.max_decode_pixels
     page = media.page or 1
-    with opened(media, settings.transfer) as file:
+    with open_media(media, settings.transfer) as file:
         if media.kind == "pdf":
             from omnicap_cli.media import pdf  # PDFium is loaded only where there are PDFs
 
@@ -49,7 +49,7 @@ def probe(item: Item, settings: Settings) -> images.Size:
     media, page = item.media, item.media.page or 1
     if _is_whole_file(media) and media.page is None and media.kind == "image":
         return headers.quick_size(media.path, max_decode_pixels=settings.max_decode_pixels)
-    with opened(media, settings.transfer) as file:
+    with open_media(media, settings.transfer) as file:
         if media.kind == "pdf":
             from omnicap_cli.media import pdf
 
@@ -68,10 +68,10 @@ def decode_ahead(
 
     An ItemError takes the place of the pixels; whatever else the source or the decoder raises is raised here.
     """
-    return in_order(source, lambda each: (each, _decoded(each, decoder)), num_threads=1, look_ahead=look_ahead)
+    return in_order(source, lambda each: (each, _pixels_or_error(each, decoder)), num_threads=1, look_ahead=look_ahead)
 
 
-def _decoded(element: T, decoder: Callable[[T], Pixels]) -> Pixels | ItemError:
+def _pixels_or_error(element: T, decoder: Callable[[T], Pixels]) -> Pixels | ItemError:
     try:
         return decoder(element)
     except ItemError as error:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 
-from omnicap_cli.core.files.words import printable
+from omnicap_cli.core.files.words import one_line, printable
 from omnicap_cli.core.runs.records import Item, MediaRef, Settings, Span, Transfer
 from omnicap_cli.errors import DecodeError, NotFoundError
 from omnicap_cli.media import archives, manifests
@@ -20,15 +20,15 @@ from omnicap_cli.media.local_files import open_file
 from omnicap_cli.media.names import (
     IMAGE_SUFFIXES,
     PDF_SUFFIX,
-    bare,
     is_archive,
     is_media_name,
     is_url,
     path_of_shown,
     split_member,
     suffix_of,
+    without_query,
 )
-from omnicap_cli.media.open_media import opened
+from omnicap_cli.media.open_media import open_media
 from omnicap_cli.media.remote import urls
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class PictureFile(NamedTuple):
     suffix: str
 
 
-class Pictures:
+class RecordPictures:
     """Pictures of the records of one journal; safe to use from several threads.
 
     Relative paths count from `folders`, the first in which there is such a file. Records should come in about the
@@ -62,8 +62,8 @@ class Pictures:
         self._transfer = transfer or Transfer()
         self._lock = threading.Lock()
         self.containers: set[Path] = set()  # archives and manifests that pictures came from
-        self._archives: dict[str, _Archive] = {}
-        self._rows: _Rows | None = None
+        self._archives: dict[str, _ArchivePictures] = {}
+        self._rows: _ParquetPictures | None = None
 
     def path_of(self, record: Mapping[str, Any]) -> str | None:
         """The local file that is the picture; None where it is a page, or inside of something, or elsewhere."""
@@ -79,7 +79,7 @@ class Pictures:
             buffer = io.BytesIO()
             self.pixels_of(record).image.save(buffer, "PNG", compress_level=1)
             return PictureFile(buffer.getvalue(), ".png")
-        with opened(media, self._transfer) as file:
+        with open_media(media, self._transfer) as file:
             content = file.read()
         name = (split_member(str(record.get("image"))) or ("", str(record.get("image"))))[1]
         suffix = suffix_of(name)
@@ -101,11 +101,11 @@ class Pictures:
         page = page if isinstance(page, int) else None
         inside = self._inside(shown)
         if inside is None:
-            return _media(MediaRef(path=shown if is_url(shown) else self._local(shown), page=page), shown)
+            return _with_kind(MediaRef(path=shown if is_url(shown) else self._local(shown), page=page), shown)
         container, name = inside
         with self._lock:
             found = self._row(container, name) if _ROW_MARK in shown else self._member(container, name)
-        return _media(MediaRef(path=found.path, page=page, span=found.span, content=found.content), name)
+        return _with_kind(MediaRef(path=found.path, page=page, span=found.span, content=found.content), name)
 
     def _inside(self, shown: str) -> tuple[str, str] | None:
         """The archive or manifest that holds a picture, and the member's name or the row's number."""
@@ -113,7 +113,9 @@ class Pictures:
         if member and is_archive(member[0]):
             return member
         manifest, mark, row = shown.rpartition(_ROW_MARK)
-        return (manifest, row) if mark and row.isdecimal() and manifests.manifest_format(bare(manifest)) else None
+        return (
+            (manifest, row) if mark and row.isdecimal() and manifests.manifest_format(without_query(manifest)) else None
+        )
 
     def _local(self, shown: str) -> str:
         for name in dict.fromkeys((shown, path_of_shown(shown))):
@@ -128,7 +130,7 @@ class Pictures:
             path = container if is_url(container) else self._local(container)
             while len(self._archives) >= _NUM_ARCHIVES:
                 del self._archives[next(iter(self._archives))]
-            self._archives[container] = _Archive(container, path, self._transfer)
+            self._archives[container] = _ArchivePictures(container, path, self._transfer)
             self.containers.add(Path(path).resolve())
         return self._archives[container].find(name)
 
@@ -139,11 +141,11 @@ class Pictures:
             else:
                 file = open_file(self._local(container))
                 self.containers.add(Path(file.name).resolve())
-            self._rows = _Rows(container, file, self._image_key)
+            self._rows = _ParquetPictures(container, file, self._image_key)
         return self._rows.find(int(number))
 
 
-class _Archive:
+class _ArchivePictures:
     """One archive: of a plain local one the places of all members are known, any other is read on when asked."""
 
     def __init__(self, name: str, path: str, transfer: Transfer) -> None:
@@ -197,10 +199,10 @@ class _Archive:
             yield from self._members(file, in_place=False)
 
     def _members(self, file: Any, *, in_place: bool) -> Iterator[archives.Member]:
-        return archives.members(file, wanted=is_media_name, in_place=in_place, max_bytes=self._transfer.max_bytes)
+        return archives.read_members(file, wanted=is_media_name, in_place=in_place, max_bytes=self._transfer.max_bytes)
 
 
-class _Rows:
+class _ParquetPictures:
     """The pictures in one parquet file, by their row from 1; one row group is held."""
 
     def __init__(self, name: str, file: BinaryIO, image_key: str | None) -> None:
@@ -215,7 +217,7 @@ class _Rows:
     def find(self, number: int) -> MediaRef:
         """The picture of a row. Raises an ItemError."""
         with self._own_errors():
-            return self._found(number)
+            return self._picture_in_row(number)
 
     @contextlib.contextmanager
     def _own_errors(self) -> Iterator[None]:
@@ -224,9 +226,9 @@ class _Rows:
         try:
             yield
         except (pyarrow.ArrowException, OSError) as error:
-            raise DecodeError(f"{self.name} can't be read: {' '.join(str(error).split())}") from error
+            raise DecodeError(f"{self.name} can't be read: {one_line(error)}") from error
 
-    def _found(self, number: int) -> MediaRef:
+    def _picture_in_row(self, number: int) -> MediaRef:
         if self._column is None:
             raise NotFoundError(f"{self.name} {self._why_none}")
         group, place = 0, number - 1
@@ -237,19 +239,19 @@ class _Rows:
             raise NotFoundError(f"there is no picture in row {number} of {self.name} any more")
         if self._group[0] != group:
             self._group = (group, self._table.read_row_group(group, columns=[self._column])[self._column])
-        value = manifests.value_of(self._group[1][place])
+        value = manifests.parquet_value(self._group[1][place])
         content = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(content, bytes):
             raise NotFoundError(f"there is no picture in row {number} of {self.name} any more")
         return MediaRef(path=self.name, content=content)
 
 
-class _Column(NamedTuple):
+class _PictureColumn(NamedTuple):
     name: str | None
     why_none: str = ""
 
 
-def _column_of_pictures(schema: Any, image_key: str | None) -> _Column:
+def _column_of_pictures(schema: Any, image_key: str | None) -> _PictureColumn:
     """The one that was captioned: of two that hold pictures the wrong one would be taken for it without a word."""
     import pyarrow
 
@@ -260,17 +262,17 @@ def _column_of_pictures(schema: Any, image_key: str | None) -> _Column:
     there = ", ".join(map(printable, held)) or "none"
     if image_key is not None:
         why_none = f"holds no pictures in the column {image_key!r} any more; columns that hold some: {there}"
-        return _Column(image_key) if image_key in held else _Column(None, why_none)
+        return _PictureColumn(image_key) if image_key in held else _PictureColumn(None, why_none)
     if _DEFAULT_COLUMN in held:
-        return _Column(_DEFAULT_COLUMN)
+        return _PictureColumn(_DEFAULT_COLUMN)
     # what is all of one size is a digest or a UUID, unless somebody calls it pictures
     likely = [name for name, kind in held.items() if not pyarrow.types.is_fixed_size_binary(kind)]
     if len(likely) == 1:
-        return _Column(likely[0])
-    return _Column(None, f"doesn't tell which of its columns is meant; columns that hold pictures: {there}")
+        return _PictureColumn(likely[0])
+    return _PictureColumn(None, f"doesn't tell which of its columns is meant; columns that hold pictures: {there}")
 
 
-def _media(media: MediaRef, name: str) -> MediaRef:
+def _with_kind(media: MediaRef, name: str) -> MediaRef:
     """With the way in which it is decoded."""
 
     is_pdf = suffix_of(name) == PDF_SUFFIX or (media.content or b"").startswith(b"%PDF-")

@@ -19,7 +19,7 @@ from omnicap_cli.errors import JournalWriteError
 from omnicap_cli.exports.conversations import task_type
 from omnicap_cli.exports.export_config import ExportConfig
 from omnicap_cli.exports.export_job import ExportOutcome, export_journal
-from omnicap_cli.media.record_pictures import PictureFile, Pictures
+from omnicap_cli.media.record_pictures import PictureFile, RecordPictures
 
 # as the published training data has them
 TASK_TYPES = {
@@ -267,13 +267,13 @@ def test_pictures_that_are_no_files_are_written():
 def test_each_picture_is_made_once(monkeypatch):
     draw_document(RED, BLUE)
     asked_for = []
-    file_of = Pictures.file_of
+    file_of = RecordPictures.file_of
 
-    def watched(self: Pictures, record: dict[str, Any]) -> PictureFile:
+    def watched(self: RecordPictures, record: dict[str, Any]) -> PictureFile:
         asked_for.append(record["id"])
         return file_of(self, record)
 
-    monkeypatch.setattr(Pictures, "file_of", watched)
+    monkeypatch.setattr(RecordPictures, "file_of", watched)
     markdown = [asked("ocr/markdown/en", page["id"], image="in/f.pdf", page=page["page"]) for page in PAGES]
     found, _ = converse([*PAGES, *markdown])
     assert asked_for == ["in/f.pdf#page=1", "in/f.pdf#page=2"]

@@ -19,7 +19,7 @@ from omnicap_cli.core.runs.run_note import RunMeta
 from omnicap_cli.errors import JournalWriteError
 from omnicap_cli.exports.export_config import ExportConfig
 from omnicap_cli.exports.export_job import ExportOutcome, export_journal
-from omnicap_cli.exports.paths import fitted
+from omnicap_cli.exports.paths import fitted_name
 
 Records = list[dict[str, Any]]
 
@@ -142,10 +142,10 @@ def test_a_long_name_keeps_its_beginning(folder):
 
 
 def test_fitted_names_end_between_characters():
-    name = fitted("é" * 200, ".txt")  # two bytes each
+    name = fitted_name("é" * 200, ".txt")  # two bytes each
     assert is_digested(name, "é" * 117)
     assert len(name.encode()) == 2 * 117 + 17 + 4
-    assert fitted("é" * 125, ".text") == "é" * 125 + ".text"
+    assert fitted_name("é" * 125, ".text") == "é" * 125 + ".text"
 
 
 # ------------------------------------------------------------------------------------------ names that clash

@@ -300,7 +300,7 @@ from omnicap_cli.exports import webdataset
 from omnicap_cli.exports.export_config import ExportConfig
 from omnicap_cli.exports.export_job import export_journal
 from pathlib import Path
-add, count = webdataset._Shards.add, 0
+add, count = webdataset._ShardFiles.add, 0
 def dying(self, key, files):
     global count
     count += 1
@@ -308,7 +308,7 @@ def dying(self, key, files):
     if count == 3:
         self._archive.fileobj.flush()
         os.kill(os.getpid(), signal.SIGKILL)
-webdataset._Shards.add = dying
+webdataset._ShardFiles.add = dying
 export_journal(ExportConfig(journal=Path("run.jsonl"), output="out.tar", shard_bytes=1, overwrite=True), show=print)
 """
 

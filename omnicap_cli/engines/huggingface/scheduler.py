@@ -28,7 +28,7 @@ from omnicap_cli.engines.huggingface.forecast import Group, counted
 from omnicap_cli.errors import EngineError, InferenceError, ItemError, OutOfMemoryError
 from omnicap_cli.media.decode import decode, probe
 from omnicap_cli.media.images import Size
-from omnicap_cli.media.open_media import brought_here
+from omnicap_cli.media.open_media import with_remote_content
 
 _LOOK_THREADS: Final = 8  # they wait for disks and servers more than they compute
 _POLL_SECONDS: Final = 0.2
@@ -338,7 +338,7 @@ def _look_at(group: Group | Idle) -> _Look | Idle:
     try:
         if item.error:
             raise item.error
-        media = brought_here(item.media, settings.transfer)
+        media = with_remote_content(item.media, settings.transfer)
         if media is not item.media:
             group = [replace(request, item=replace(request.item, media=media)) for request in group]
         return _Look(group, probe(group[0].item, settings))

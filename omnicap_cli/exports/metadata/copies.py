@@ -13,8 +13,8 @@ from omnicap_cli.core.runs.journal_reading import Record, digest, text_of
 from omnicap_cli.core.runs.key_index import KeyIndex
 from omnicap_cli.errors import ItemError
 from omnicap_cli.exports.export_job import NO_PICTURE, ExportJob
-from omnicap_cli.exports.metadata.xmp import CaptionNote, embed, sidecar_packet
-from omnicap_cli.exports.paths import Name, Place, SmallFiles, UniqueNames, fitted
+from omnicap_cli.exports.metadata.xmp import CaptionNote, embed_captions, sidecar_packet
+from omnicap_cli.exports.paths import FileNames, PicturePlace, SmallFiles, UniqueNames, fitted_name
 from omnicap_cli.media.names import IMAGE_SUFFIXES
 
 SIDECAR_SUFFIX: Final = ".xmp"
@@ -25,7 +25,7 @@ def write_copies(job: ExportJob) -> None:
     assert job.config.target is not None, "write_copies has a folder: ExportConfig asks for one"
     job.outcome.unit = "pictures"
     names = UniqueNames()
-    job.reader.scan(lambda entry: names.claim(_full_name(entry.record)))
+    job.reader.scan(lambda entry: names.claim(_copy_names(entry.record)))
     written, files = KeyIndex(), SmallFiles(overwrite=job.config.overwrite)
     for records in job.captions_by_picture():
         if records[0].get("page") is not None:
@@ -35,16 +35,16 @@ def write_copies(job: ExportJob) -> None:
         if picture is None:
             job.outcome.left_out[NO_PICTURE] += 1
             continue
-        name = _full_name(records[0])
+        name = _copy_names(records[0])
         chosen = names.of(name)
         suffix = "" if os.path.splitext(chosen)[1].lower() in IMAGE_SUFFIXES else picture.suffix
-        path = os.path.join(job.config.target, name.folder, fitted(chosen, suffix))
+        path = os.path.join(job.config.target, name.folder, fitted_name(chosen, suffix))
         if written.get(digest(path)) is not None:
             job.outcome.left_out["a copy of the picture has another caption"] += 1
             continue
         written.set(digest(path), 1)
-        notes = [_note(record) for record in records]
-        content = embed(picture.content, notes)
+        notes = [_caption_note(record) for record in records]
+        content = embed_captions(picture.content, notes)
         if _is_original(job, records[0], path):
             job.outcome.left_out["the copy would take the place of the picture"] += 1
         elif content is not None:
@@ -54,13 +54,13 @@ def write_copies(job: ExportJob) -> None:
             job.outcome.count_file(beside, files.put(beside, sidecar_packet(notes)), is_extra=True)
 
 
-def _full_name(record: Record) -> Name:
+def _copy_names(record: Record) -> FileNames:
     """A copy is called as its picture is, suffix and all; if two would be, they are told apart by a digest."""
-    name = Name.mirrored(Place.of(record))
+    name = FileNames.mirrored(PicturePlace.of(record))
     return name._replace(stem=name.full)
 
 
-def _note(record: Record) -> CaptionNote:
+def _caption_note(record: Record) -> CaptionNote:
     return CaptionNote(
         text=text_of(record, "caption"),
         type=text_of(record, "type"),

@@ -14,7 +14,7 @@ from support.xmp_samples import HUMAN, frames_of, note, other_metadata, packet_o
 
 from omnicap_cli.exports.metadata.containers.file_parts import NotEmbeddableError
 from omnicap_cli.exports.metadata.embedding import rewrite_packet
-from omnicap_cli.exports.metadata.xmp import embed
+from omnicap_cli.exports.metadata.xmp import embed_captions
 
 ADDED = b"<?xpacket?>"  # not XMP: what a packet says is not the container's business; an odd number of bytes
 JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
@@ -29,7 +29,7 @@ def put(content, packet=ADDED):
 def refused(content):
     with pytest.raises(NotEmbeddableError):
         put(content)
-    assert embed(content, [note()]) is None
+    assert embed_captions(content, [note()]) is None
     return True
 
 
@@ -39,7 +39,7 @@ def refused(content):
 @pytest.mark.parametrize("name", sorted(samples()))
 def test_pixels_and_other_metadata_stay(name):
     before = samples()[name]
-    after = embed(before, [note("a caption")])
+    after = embed_captions(before, [note("a caption")])
     assert frames_of(before)
     assert frames_of(after) == frames_of(before)
     assert other_metadata(after) == other_metadata(before)
@@ -95,14 +95,14 @@ def test_signed_file_is_left_alone(name):
 @pytest.mark.parametrize("name", sorted(name for name in samples() if name.startswith(("png", "webp"))))
 def test_file_that_is_cut_off_is_refused(name):
     for end in range(len(samples()[name])):
-        assert embed(samples()[name][:end], [note()]) is None
+        assert embed_captions(samples()[name][:end], [note()]) is None
 
 
 @pytest.mark.parametrize("name", sorted(name for name in samples() if name.startswith("jpeg")))
 def test_cut_that_only_a_decoder_can_see_does_no_further_harm(name):
     for end in range(0, len(samples()[name]), 11):
         cut = samples()[name][:end]
-        after = embed(cut, [note()])
+        after = embed_captions(cut, [note()])
         before = frames_of(cut)
         assert after is None or before is None or frames_of(after) == before
 
@@ -117,17 +117,17 @@ def test_damaged_file_decodes_as_before(format, data):
     names = sorted(name for name in samples() if name.startswith(format))
     content = bytearray(samples()[data.draw(st.sampled_from(names))])
     if data.draw(st.booleans()):
-        content = bytearray(embed(bytes(content), [note()]))
+        content = bytearray(embed_captions(bytes(content), [note()]))
     within = data.draw(st.sampled_from([64, 1024, len(content)]))
     for place, value, how in data.draw(mutations):
         place %= min(len(content), within)
         content[place : place + (how > 0)] = [value] * (how < 2)  # put in, put in place of another, take out
     damaged = bytes(content)
-    after = embed(damaged, [note()])
+    after = embed_captions(damaged, [note()])
     if after is not None:
         before = frames_of(damaged)
         assert before is None or frames_of(after) == before
-        assert embed(after, [note()]) == after
+        assert embed_captions(after, [note()]) == after
 
 
 # ---------------------------------------------------------------------------------------------- JPEG
@@ -193,9 +193,9 @@ def test_jpeg_segment_holds_65502_bytes():
 
 def test_caption_too_long_for_a_jpeg_fits_elsewhere():
     notes = [note("汉" * 60_000)]
-    assert embed(samples()["jpeg"], notes) is None
+    assert embed_captions(samples()["jpeg"], notes) is None
     for name in ("png", "webp"):
-        after = embed(samples()[name], notes)
+        after = embed_captions(samples()[name], notes)
         assert frames_of(after) == frames_of(samples()[name])
         assert packet_of(after).count("汉" * 60_000) == 3
 
@@ -250,7 +250,7 @@ def test_pictures_behind_a_longer_packet_are_found():
     index, rest = plain[place : place + length], plain[2:place] + plain[place + length :]
     behind = b"\xff\xd8" + with_offsets(index, place - 2) + rest  # the index as the very first segment
     assert frames_of(behind) == frames_of(plain)
-    after = embed(behind, [note()])
+    after = embed_captions(behind, [note()])
     assert frames_of(after) == frames_of(plain)
     assert after.index(JPEG_XMP) > after.index(b"MPF\0")
 

@@ -258,10 +258,10 @@ def test_questions_share_a_connection(server):
 
 
 def test_many_threads_ask_at_once(server):
-    urls = [server.serve(f"/{n}.png", Answer(body=b"x" * n, headers={"ETag": f'"{n}"'})) for n in range(200)]
+    served = [server.serve(f"/{n}.png", Answer(body=b"x" * n, headers={"ETag": f'"{n}"'})) for n in range(200)]
     with ThreadPoolExecutor(16) as pool:
-        found = list(pool.map(lambda url: urls.describe(url, TRANSFER), urls))
-        contents = list(pool.map(lambda url: urls.fetch(url, TRANSFER), urls))
+        found = list(pool.map(lambda url: urls.describe(url, TRANSFER), served))
+        contents = list(pool.map(lambda url: urls.fetch(url, TRANSFER), served))
     assert found == [("file", f'url:"{n}":{n}', n) for n in range(200)]
     assert contents == [b"x" * n for n in range(200)]
 
@@ -819,7 +819,7 @@ def test_a_redirect_may_bring_credentials_of_its_own(server):
     ],
 )
 def test_which_server_is_the_same(url, location, expected):
-    assert http._redirected(url, location) == expected
+    assert http._redirect_target(url, location) == expected
 
 
 def test_a_netrc_file_is_used(server, tmp_path, monkeypatch):
