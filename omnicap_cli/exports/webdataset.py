@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple
 
-import orjson
+import orjson  # each sample has its record
 
 from omnicap_cli.core.files.atomic import PARTIAL_SUFFIX, remove_leftovers, sync_folder, write_errors
 from omnicap_cli.core.runs.journal_reading import Record, text_of

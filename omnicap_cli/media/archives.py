@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO, Final
 
-import orjson
+import orjson  # a sample with its JSON may be small and there are millions
 
 from omnicap_cli.core.files.words import printable
 from omnicap_cli.core.runs.records import Span

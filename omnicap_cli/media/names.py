@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -55,6 +56,11 @@ def split_chain(url: str) -> UrlChain:
     match = _CHAIN.fullmatch(url)
     assert match is not None, "every part may be empty"
     return UrlChain(*match.groups())
+
+
+def is_http(path: str) -> bool:
+    """Whether it is a URL without folders or patterns: in one of these a ? begins the query."""
+    return split_chain(path).link.lower().startswith(("http://", "https://"))
 
 
 def is_elsewhere(path: str) -> bool:
@@ -136,6 +142,12 @@ def plain_path(path: str) -> str:
 def path_of_shown(shown: str) -> str:
     """The path that `shown_path` percent-encoded."""
     return os.fsdecode(unquote_to_bytes(shown))
+
+
+def possible_paths(shown: str, folders: Iterable[str]) -> Iterator[str]:
+    """Where the file of a record may be: its name as it stands there, or percent-decoded, in one of `folders`."""
+    for name in dict.fromkeys((shown, path_of_shown(shown))):
+        yield from (os.path.join(folder, name) for folder in folders)
 
 
 _SAFE: Final = bytes(range(0x20, 0x7F)).replace(b"%", b"")

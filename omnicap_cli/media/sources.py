@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO, Final, Literal
 
-import orjson
+import orjson  # the columns of every row pass here
 
 from omnicap_cli.core.files.words import printable
 from omnicap_cli.core.runs.key_index import KEY_BYTES, KeyIndex
@@ -93,10 +94,8 @@ class Sources:
         """The items of each unit in order; from the first URL on several are asked at once."""
         for unit in units:
             if is_url(unit.path) and self.fingerprint != "none":
-                first = iter((unit,))
-                for found in in_order(
-                    (each for some in (first, units) for each in some), self._first_look, num_threads=_NUM_CONNECTIONS
-                ):
+                rest = itertools.chain((unit,), units)
+                for found in in_order(rest, self._first_look, num_threads=_NUM_CONNECTIONS):
                     yield from found
                 return
             yield from self._items_of(unit)

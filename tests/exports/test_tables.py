@@ -15,7 +15,7 @@ import pytest
 from support.journal_records import HOSTILE_CAPTIONS, line_of, make_record, write_journal
 
 from omnicap_cli import __version__
-from omnicap_cli.exports import tables
+from omnicap_cli.exports import table_columns, tables
 from omnicap_cli.exports.export_config import ExportConfig
 from omnicap_cli.exports.export_job import ExportOutcome, export_journal
 
@@ -270,7 +270,7 @@ def test_row_groups(journal, monkeypatch):
 
 
 def test_long_captions_make_small_row_groups(journal, monkeypatch):
-    monkeypatch.setattr(tables, "_MAX_BATCH_BYTES", 500_000)
+    monkeypatch.setattr(table_columns, "_MAX_BATCH_BYTES", 500_000)
     monkeypatch.setattr(tables, "_MAX_GROUP_BYTES", 1_000_000)
     captions = [f"{number}" * 300_000 for number in range(9)]
     write_journal(journal, [make_record(str(number), each) for number, each in enumerate(captions)])

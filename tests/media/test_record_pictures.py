@@ -11,7 +11,7 @@ import pytest
 from support.media_samples import solid_png
 
 from omnicap_cli.errors import DecodeError, NotFoundError
-from omnicap_cli.media import archives, record_pictures
+from omnicap_cli.media import archives, container_pictures
 from omnicap_cli.media.record_pictures import RecordPictures
 from omnicap_cli.media.sources import Sources
 
@@ -100,7 +100,9 @@ def test_a_damaged_parquet_is_an_error_of_its_pictures():
 def test_members_that_are_gone_cost_one_pass(monkeypatch):
     tar("x.tar.gz", [f"{number}.png" for number in range(5)])
     passes, members = [], archives.read_members
-    monkeypatch.setattr(record_pictures.archives, "read_members", lambda *a, **k: passes.append(1) or members(*a, **k))
+    monkeypatch.setattr(
+        container_pictures.archives, "read_members", lambda *a, **k: passes.append(1) or members(*a, **k)
+    )
     found = RecordPictures()
     for _ in range(3):
         with pytest.raises(NotFoundError, match="gone"):
@@ -113,7 +115,9 @@ def test_archives_by_turns_are_each_read_once(monkeypatch):
     tar("x.tar.gz", [f"{number}.png" for number in range(6)])
     tar("y.tar.gz", [f"{number}.png" for number in range(6)])
     passes, members = [], archives.read_members
-    monkeypatch.setattr(record_pictures.archives, "read_members", lambda *a, **k: passes.append(1) or members(*a, **k))
+    monkeypatch.setattr(
+        container_pictures.archives, "read_members", lambda *a, **k: passes.append(1) or members(*a, **k)
+    )
     found = RecordPictures()
     for number in (1, 0, 3, 2, 5, 4):  # a little out of order, as several workers finish
         for name in ("x", "y"):

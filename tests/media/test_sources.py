@@ -24,7 +24,7 @@ from support.media_samples import encrypted_pdf, pdf, permissions_bind, run_boun
 from omnicap_cli.core.files.words import printable
 from omnicap_cli.core.runs.records import Item, MediaRef, Settings
 from omnicap_cli.errors import AccessError, OmnicapError
-from omnicap_cli.media import local_files, sources, walk
+from omnicap_cli.media import local_files, sources, stdin_lines
 from omnicap_cli.media.decode import decode
 from omnicap_cli.media.names import path_of_shown, shown_path, split_chain, suffix_of, without_query
 from omnicap_cli.media.sources import Sources, unique_items
@@ -856,7 +856,7 @@ def test_a_long_stream_of_lines(here):
 
 def test_a_line_without_end_is_wrong_usage_and_not_kept(here, monkeypatch):
     """`find -print0` without -0, say."""
-    monkeypatch.setattr(walk, "_MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(stdin_lines, "_MAX_LINE_BYTES", 1000)
     with pytest.raises(OmnicapError, match="1,000 bytes") as caught:
         items("-", stdin=b"a.png\0" * 500)
     assert "-0" in caught.value.hint

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple
 
-import orjson
+import orjson  # of every line; with another parser all exports would take several times as long
 
 from omnicap_cli.core.runs.journal import read_lines
 from omnicap_cli.core.runs.key_index import KEY_BYTES, KeyIndex

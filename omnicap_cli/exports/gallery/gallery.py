@@ -19,7 +19,7 @@ from importlib import resources
 from string import Template
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
-import orjson
+import orjson  # each record is on the page
 
 from omnicap_cli import __version__
 from omnicap_cli.errors import ItemError
