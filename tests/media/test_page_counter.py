@@ -30,7 +30,7 @@ def count(counter, path="two.pdf"):
 
 
 def processes():
-    return [each for each in psutil.Process().children() if "counting" in " ".join(words_of(each))]
+    return [each for each in psutil.Process().children() if "page_counter" in " ".join(words_of(each))]
 
 
 def words_of(process):
