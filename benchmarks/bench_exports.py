@@ -12,14 +12,16 @@ from pathlib import Path
 import orjson
 from harness import Side, compare, print_machine, print_row, seconds
 
-from omnicap_cli.exports.forms import ExportConfig, export
+from omnicap_cli.exports.export_config import ExportConfig
+from omnicap_cli.exports.export_job import export_journal
 
 NUM_RECORDS = 300_000
 WANTED = {"csv": ">= 50", "parquet": ">= 50", "conversations": "(for scale)"}  # thousand records a second
 MEMORY_CODE = (
-    "import sys; from pathlib import Path; from omnicap_cli.exports.forms import ExportConfig, export;"
+    "import sys; from pathlib import Path; from omnicap_cli.exports.export_config import ExportConfig;"
+    "from omnicap_cli.exports.export_job import export_journal;"
     "config = ExportConfig(journal=Path(sys.argv[1]), output=sys.argv[2], format=sys.argv[3],"
-    " overwrite=True, sort=sys.argv[4] == 'True'); export(config, show=print);"
+    " overwrite=True, sort=sys.argv[4] == 'True'); export_journal(config, show=print);"
     # not ru_maxrss, which begins with what the process had that started this one
     "print(Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0])"
 )
@@ -87,7 +89,7 @@ def write_journal(path: Path, num_records: int) -> None:
 def convert(journal: Path, form: str) -> None:
     """What `omnicap convert` does."""
     target = journal.with_suffix(f".{form}")
-    outcome = export(ExportConfig(journal=journal, output=str(target), format=form, overwrite=True), show=print)
+    outcome = export_journal(ExportConfig(journal=journal, output=str(target), format=form, overwrite=True), show=print)
     assert outcome.num_written == NUM_RECORDS, outcome
 
 

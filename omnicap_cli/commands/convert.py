@@ -60,7 +60,7 @@ def convert(
 
     Without -o it goes to stdout; the form txt then puts its files beside the pictures.
     """
-    from omnicap_cli.exports.forms import ExportConfig
+    from omnicap_cli.exports.export_config import ExportConfig
     from omnicap_cli.jobs.exporting import run_export
 
     console = make_console(quiet=quiet, verbose=verbose, no_color=no_color)

@@ -117,7 +117,7 @@ Debug = Annotated[bool, option("--debug", help="Tracebacks, and what libraries p
 
 def forms(incomplete: str) -> list[str]:
     """Completes --format."""
-    from omnicap_cli.exports.forms import FORMATS
+    from omnicap_cli.exports.formats import FORMATS
 
     return [name for name in FORMATS if name.startswith(incomplete)]
 

@@ -59,9 +59,9 @@ def _examine_ocr_models() -> Finding:
 
 
 def _examine_formats() -> list[Finding]:
-    from omnicap_cli.media.images import formats_here
+    from omnicap_cli.media.images import installed_formats
 
-    here = formats_here()
+    here = installed_formats()
     fixes = {"AVIF": "pillow", "HEIF": "pillow-heif", "WEBP": "pillow"}
     return [
         Finding(

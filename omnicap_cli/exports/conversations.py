@@ -10,12 +10,12 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-import orjson
+import orjson  # at 50,000 records a second, most of the time is JSON
 
 from omnicap_cli.core.prompts.catalogue import Catalogue
-from omnicap_cli.core.runs.journal_reading import Entry, NewestOf, Record, text_of
-from omnicap_cli.exports.forms import NO_PICTURE, ExportJob
-from omnicap_cli.exports.paths import Name, Place, SmallFiles, fitted, with_digest
+from omnicap_cli.core.runs.journal_reading import JournalEntry, NewestRecords, Record, text_of
+from omnicap_cli.exports.export_job import NO_PICTURE, ExportJob
+from omnicap_cli.exports.paths import FileNames, PicturePlace, SmallFiles, fitted_name, with_digest
 
 _ARRAY_SUFFIX: Final = ".json"
 _MARK: Final = re.compile(r"<(image|video|audio)>")
@@ -49,14 +49,14 @@ def write_conversations(job: ExportJob) -> None:
     Of several records with one id and prompt the newest counts. Pictures that are no files of their own (pages, members
     of archives, rows) are written to `TARGET.images`.
     """
-    asked = _Asked()
+    asked = _AskedPrompts()
     job.reader.scan(asked.observe)
-    writer = _Writer(job, asked)
+    writer = _ConversationWriter(job, asked)
     target = job.config.target
     start, between, end = (
         (b"[\n", b",\n", b"\n]\n") if target and target.suffix.lower() == _ARRAY_SUFFIX else (b"", b"\n", b"\n")
     )
-    with job.opened() as file:
+    with job.open_output() as file:
         file.write(start)
         # the styles of one page together, so that its picture is made once
         for entry in job.entries(grouped=asked.has_several):
@@ -78,28 +78,28 @@ def task_type(type: str, style: str, lang: str) -> str | None:
     return _TASK_TYPES.get(f"{type}/{style}/{lang}") or _TASK_TYPES.get(f"{type}/{_ANY}/{lang}")
 
 
-class _Asked:
+class _AskedPrompts:
     """What a journal was asked, seen in a first pass: how an id can name one record, and which of several counts.
 
     Memory: 72 bytes for each record, also where every question is another one.
     """
 
     def __init__(self) -> None:
-        self._by_id, self._by_name, self._by_prompt = NewestOf(), NewestOf(), NewestOf()
+        self._by_id, self._by_name, self._by_prompt = NewestRecords(), NewestRecords(), NewestRecords()
 
     @property
     def has_several(self) -> bool:
         """Whether an id was asked more than one thing."""
         return len(self._by_id) < len(self._by_prompt)
 
-    def observe(self, entry: Entry) -> None:
+    def observe(self, entry: JournalEntry) -> None:
         """Take in a record."""
         id, name, sha = _subject(entry.record)
         self._by_id.observe(entry, id)
         self._by_name.observe(entry, id, name)
         self._by_prompt.observe(entry, id, name, sha)
 
-    def is_newest(self, entry: Entry) -> bool:
+    def is_newest(self, entry: JournalEntry) -> bool:
         """Whether no later record answers the same for the same id."""
         return self._by_prompt.has(entry.offset, *_subject(entry.record))
 
@@ -111,19 +111,19 @@ class _Asked:
         return f"{id}#{name}" if len(self._by_name) == len(self._by_prompt) else f"{id}#{name}#{sha}"
 
 
-class _Writer:
+class _ConversationWriter:
     """Makes the conversation of each record, or counts why there is none."""
 
-    def __init__(self, job: ExportJob, asked: _Asked) -> None:
+    def __init__(self, job: ExportJob, asked: _AskedPrompts) -> None:
         self.num_reworded = 0
         self._asked, self._left_out = asked, job.outcome.left_out
         self._prompts = {f"{each.type}/{each.style}/{each.lang}": each for each in Catalogue.load().prompts}
-        self._pictures = _Pictures(job)
+        self._pictures = _PictureFiles(job)
 
-    def conversation_of(self, entry: Entry) -> dict[str, Any] | None:
+    def conversation_of(self, entry: JournalEntry) -> dict[str, Any] | None:
         """The conversation of a record, if it can be trained on."""
         record = entry.record
-        reason = self._unfit(entry)
+        reason = self._reason_unfit(entry)
         question = None if reason else self._question_of(record)
         image = None if reason else self._pictures.path_of(record)
         if question is None or image is None:
@@ -140,7 +140,7 @@ class _Writer:
             ],
         } | ({"task_type": task} if task else {})
 
-    def _unfit(self, entry: Entry) -> str | None:
+    def _reason_unfit(self, entry: JournalEntry) -> str | None:
         record = entry.record
         caption = record.get("caption")
         if record.get("status") != "ok" or not isinstance(caption, str):
@@ -161,7 +161,7 @@ class _Writer:
         return not text_of(record, "prompt") and prompt is not None and prompt.sha != text_of(record, "prompt_sha")
 
 
-class _Pictures:
+class _PictureFiles:
     """Finds the file of a record's picture, and writes one where there is none."""
 
     def __init__(self, job: ExportJob) -> None:
@@ -172,23 +172,23 @@ class _Pictures:
         self.why_none = NO_PICTURE if target else "no place for its picture"
         self._picture_of = job.picture_of
         self._files = SmallFiles(overwrite=True)
-        self._latest: tuple[Place | None, str | None] = (None, None)
+        self._latest: tuple[PicturePlace | None, str | None] = (None, None)
 
     def path_of(self, record: Record) -> str | None:
         """The path, or None where the picture can't be had."""
-        place = Place.of(record)
+        place = PicturePlace.of(record)
         if place.is_whole_file:
             return place.file or None
         if self._latest[0] != place:
-            self._latest = (place, self._written(place, record))
+            self._latest = (place, self._write_picture(place, record))
         return self._latest[1]
 
-    def _written(self, place: Place, record: Record) -> str | None:
+    def _write_picture(self, place: PicturePlace, record: Record) -> str | None:
         picture = self._picture_of(record) if self._folder else None
         if picture is None or self._folder is None:
             return None
-        name = Name.mirrored(place)
-        last = fitted(with_digest(name.stem, name.picture), picture.suffix)
+        name = FileNames.mirrored(place)
+        last = fitted_name(with_digest(name.stem, name.picture), picture.suffix)
         path = os.path.join(self._folder, name.folder, last)
         return path if self._files.put(path, picture.content) in ("written", "same") else None
 

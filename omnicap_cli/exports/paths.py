@@ -19,7 +19,7 @@ from omnicap_cli.core.files.atomic import PARTIAL_SUFFIX, remove_leftovers, writ
 from omnicap_cli.core.runs.journal_reading import Record, digest, text_of
 from omnicap_cli.core.runs.key_index import KeyIndex
 
-Put = Literal["written", "same", "conflict", "too long"]
+PutResult = Literal["written", "same", "conflict", "too long"]
 
 MAX_NAME_BYTES: Final = 255
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -31,7 +31,7 @@ _PARTIAL_NAME: Final = "omnicap"  # what all files of a folder are called while 
 _SEVERAL: Final = -1  # what a name's index holds if more than one picture would like it
 
 
-class Place(NamedTuple):
+class PicturePlace(NamedTuple):
     """Which picture a record is about: a path or URL, the member of an archive there, and `page-3` or `row-7` of it."""
 
     file: str
@@ -44,21 +44,21 @@ class Place(NamedTuple):
         return self.member is None and not self.part
 
     @classmethod
-    def of(cls, record: Record) -> Place:
+    def of(cls, record: Record) -> PicturePlace:
         """The place that a record names."""
         shown, member, parts = text_of(record, "image") or text_of(record, "id"), None, []
         if match := _PART.search(shown):
             shown, parts = shown[: match.start()], [f"{match[1]}-{match[2]}"]
         if _MEMBER in shown:
             shown, _, encoded = shown.partition(_MEMBER)
-            member = _decoded(encoded)
+            member = _percent_decoded(encoded)
         page = record.get("page")
         if type(page) is int and f"page-{page}" not in parts:
             parts.append(f"page-{page}")
         return cls(shown, member, ".".join(parts))
 
 
-class Name(NamedTuple):
+class FileNames(NamedTuple):
     """What files of a picture may be called, suffix and folder apart: `stem` if no other picture wants that."""
 
     folder: str
@@ -67,7 +67,7 @@ class Name(NamedTuple):
     picture: str  # what it is, as opposed to every other one
 
     @classmethod
-    def mirrored(cls, place: Place) -> Name:
+    def mirrored(cls, place: PicturePlace) -> FileNames:
         """The same tree, relative. Whatever stands in `place`, joined to a folder it stays in that folder."""
         path, query = place.file, ""
         if match := _SCHEME.match(path):
@@ -80,14 +80,14 @@ class Name(NamedTuple):
                 segments.append(segment)
         *folders, last = segments or ["_"]
         stem, full = os.path.splitext(last)[0], f"{last}?{query}".replace("/", "_") if query else last
-        folder = "/".join(fitted(safe(segment)) for segment in folders)
-        return cls(folder, *_numbered(safe(stem), safe(full), place), repr(place))
+        folder = "/".join(fitted_name(safe_name(segment)) for segment in folders)
+        return cls(folder, *_with_part(safe_name(stem), safe_name(full), place), repr(place))
 
     @classmethod
-    def beside(cls, path: str, place: Place) -> Name:
+    def beside(cls, path: str, place: PicturePlace) -> FileNames:
         """In the folder of the picture's file, which is at `path`."""
         folder, last = os.path.split(os.path.abspath(path))
-        stem, full = _numbered(os.path.splitext(last)[0], last, place)
+        stem, full = _with_part(os.path.splitext(last)[0], last, place)
         return cls(folder, stem, full, os.path.join(folder, full))
 
 
@@ -100,32 +100,32 @@ class UniqueNames:
     def __init__(self) -> None:
         self._stems, self._fulls = KeyIndex(), KeyIndex()
 
-    def claim(self, name: Name) -> None:
+    def claim(self, name: FileNames) -> None:
         """A picture will need a name."""
-        number = _number(name)
+        number = _picture_number(name)
         for index, wish in ((self._stems, name.stem), (self._fulls, name.full)):
-            key = _folded(name, wish)
+            key = _folded_path(name, wish)
             if index.get(key) not in (None, number):
                 index.set(key, _SEVERAL)
             else:
                 index.set(key, number)
 
-    def of(self, name: Name) -> str:
+    def of(self, name: FileNames) -> str:
         """The stem if it is the picture's alone, else the full name, else that with a digest."""
-        number, stem = _number(name), _folded(name, name.stem)
+        number, stem = _picture_number(name), _folded_path(name, name.stem)
         if self._stems.get(stem) == number and self._fulls.get(stem) in (None, number):
             return name.stem
-        if self._fulls.get(_folded(name, name.full)) == number:
+        if self._fulls.get(_folded_path(name, name.full)) == number:
             return name.full
         return with_digest(name.full, name.picture)
 
 
-def safe(name: str) -> str:
+def safe_name(name: str) -> str:
     """One name of a path, without what a file system may not take or may take for something else."""
     return _UNSAFE.sub("_", name)
 
 
-def fitted(name: str, suffix: str = "") -> str:
+def fitted_name(name: str, suffix: str = "") -> str:
     """`name` with `suffix`, at most MAX_NAME_BYTES of UTF-8: a digest stands for what is cut off."""
     room = MAX_NAME_BYTES - len(suffix.encode())
     if len(name.encode("utf-8", "surrogateescape")) <= room:
@@ -150,10 +150,10 @@ class SmallFiles:
         self._overwrite = overwrite
         self._folders: set[str] = set()  # that were written to
 
-    def put(self, path: str, content: bytes) -> Put:
+    def put(self, path: str, content: bytes) -> PutResult:
         """Write one, unless it is there. Raises JournalWriteError where the disk doesn't take it."""
         try:
-            return self._put(path, content)
+            return self._put_if_new(path, content)
         except OSError as error:
             if error.errno == errno.ENAMETOOLONG:
                 return "too long"
@@ -161,7 +161,7 @@ class SmallFiles:
                 return "conflict"
             raise write_error(Path(path), error) from error
 
-    def _put(self, path: str, content: bytes) -> Put:
+    def _put_if_new(self, path: str, content: bytes) -> PutResult:
         with contextlib.suppress(FileNotFoundError):
             state = os.stat(path)
             if not stat.S_ISREG(state.st_mode):
@@ -170,10 +170,10 @@ class SmallFiles:
                 return "same"
             if not self._overwrite:
                 return "conflict"
-        self._write(path, content)
+        self._write_whole(path, content)
         return "written"
 
-    def _write(self, path: str, content: bytes) -> None:
+    def _write_whole(self, path: str, content: bytes) -> None:
         folder = os.path.dirname(path)
         if folder not in self._folders:
             os.makedirs(folder or ".", exist_ok=True)
@@ -189,7 +189,7 @@ class SmallFiles:
             raise
 
 
-def _decoded(name: str) -> str:
+def _percent_decoded(name: str) -> str:
     """A percent-encoded name; one that isn't UTF-8 stays as it is."""
     try:
         return unquote(name, errors="strict")
@@ -197,15 +197,15 @@ def _decoded(name: str) -> str:
         return name
 
 
-def _numbered(stem: str, full: str, place: Place) -> tuple[str, str]:
+def _with_part(stem: str, full: str, place: PicturePlace) -> tuple[str, str]:
     return (f"{stem}.{place.part}", f"{full}.{place.part}") if place.part else (stem, full)
 
 
-def _number(name: Name) -> int:
+def _picture_number(name: FileNames) -> int:
     return int.from_bytes(digest(name.picture)[:7], "big")
 
 
-def _folded(name: Name, wish: str) -> bytes:
+def _folded_path(name: FileNames, wish: str) -> bytes:
     """The same for names that some file system takes for one."""
     path = f"{name.folder}/{wish}"
     return digest(path.lower() if path.isascii() else unicodedata.normalize("NFC", path).casefold())

@@ -6,7 +6,6 @@ holds the caption and nothing else, without a newline at its end: tools differ i
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from pathlib import Path
@@ -15,14 +14,13 @@ from typing import Final
 import orjson
 
 from omnicap_cli import __version__
-from omnicap_cli.core.runs.journal_reading import Entry, NewestOf, Record, text_of
-from omnicap_cli.exports.forms import NO_PICTURE, ExportJob, Outcome
-from omnicap_cli.exports.paths import Name, Place, SmallFiles, UniqueNames, fitted
-from omnicap_cli.media.names import is_url, path_of_shown
+from omnicap_cli.core.runs.journal_reading import JournalEntry, NewestRecords, Record, text_of
+from omnicap_cli.exports.export_job import NO_PICTURE, ExportJob
+from omnicap_cli.exports.paths import FileNames, PicturePlace, SmallFiles, UniqueNames, fitted_name
+from omnicap_cli.media.names import is_url, possible_paths
 
 SUFFIX: Final = ".txt"
 NOTE: Final = "omnicap.json"
-_NUM_NAMED_CONFLICTS: Final = 3
 _NOT_IN_WORD: Final = re.compile(r"[^\w-]")
 
 
@@ -32,37 +30,34 @@ def write_text_files(job: ExportJob) -> None:
     Of several records with one picture and prompt the newest counts. Memory: about 72 bytes for each.
     """
     job.outcome.unit = "text files"
-    writer = _Writer(job)
+    writer = _TextFileWriter(job)
     job.reader.scan(writer.observe)
     for entry in job.entries():
         writer.take(entry)
-    if writer.conflicts:
-        job.outcome.warnings.append(_conflict_warning(job.outcome, writer.conflicts))
     if job.config.target is not None:
         _write_note(job, job.config.target, writer.models)
 
 
-class _Writer:
+class _TextFileWriter:
     """First sees every record with `observe`, so that names don't depend on their order, then takes each."""
 
     def __init__(self, job: ExportJob) -> None:
-        self.conflicts: list[str] = []
         self.models: dict[str, None] = {}
         self._outcome, self._files = job.outcome, SmallFiles(overwrite=job.config.overwrite)
         self._target = job.config.target
         self._folders = job.folders
-        self._names, self._newest = UniqueNames(), NewestOf()
+        self._names, self._newest = UniqueNames(), NewestRecords()
         self._asked: set[tuple[str, str, str]] = set()
 
-    def observe(self, entry: Entry) -> None:
+    def observe(self, entry: JournalEntry) -> None:
         """Claim a name for the picture of a record."""
         name = self._name_of(entry.record)
-        self._asked.add(_asked(entry.record))
-        if isinstance(name, Name):
+        self._asked.add(_prompt_of(entry.record))
+        if isinstance(name, FileNames):
             self._names.claim(name)
-            self._newest.observe(entry, name.picture, *_asked(entry.record))
+            self._newest.observe(entry, name.picture, *_prompt_of(entry.record))
 
-    def take(self, entry: Entry) -> None:
+    def take(self, entry: JournalEntry) -> None:
         """Write the file of a record, or count why there is none."""
         record = entry.record
         name, caption = self._name_of(record), record.get("caption")
@@ -70,68 +65,40 @@ class _Writer:
             self._outcome.left_out["errors"] += 1
         elif isinstance(name, str):
             self._outcome.left_out[name] += 1
-        elif not self._newest.has(entry.offset, name.picture, *_asked(record)):
+        elif not self._newest.has(entry.offset, name.picture, *_prompt_of(record)):
             self._outcome.left_out["older than another of the same picture"] += 1
         else:
             self.models[text_of(record, "model")] = None
-            self._put(self._path_of(name, record), caption.encode())
+            path = self._path_of(name, record)
+            self._outcome.count_file(path, self._files.put(path, caption.encode()))
 
-    def _name_of(self, record: Record) -> Name | str:
+    def _name_of(self, record: Record) -> FileNames | str:
         """How the picture is called, or why it can't have a file."""
-        place = Place.of(record)
+        place = PicturePlace.of(record)
         if not place.file:
             return "no path"
         if self._target is not None:
-            return Name.mirrored(place)
+            return FileNames.mirrored(place)
         if is_url(place.file) or place.member is not None:
             return "no file of its own: name a folder with -o"
-        path = _existing(self._folders, place.file)
-        return NO_PICTURE if path is None else Name.beside(path, place)
+        path = next(filter(os.path.isfile, possible_paths(place.file, self._folders)), None)
+        return NO_PICTURE if path is None else FileNames.beside(path, place)
 
-    def _path_of(self, name: Name, record: Record) -> str:
+    def _path_of(self, name: FileNames, record: Record) -> str:
         suffix = "".join(f".{_NOT_IN_WORD.sub('_', word)}" for word in self._words(record)) + SUFFIX
-        return os.path.join(self._target or "", name.folder, fitted(self._names.of(name), suffix))
+        return os.path.join(self._target or "", name.folder, fitted_name(self._names.of(name), suffix))
 
     def _words(self, record: Record) -> list[str]:
         """What a name has to say of the prompt, because the journal has others too."""
         if len(self._asked) == 1:
             return []
         types, _styles, langs = (len(set(column)) for column in zip(*self._asked, strict=True))
-        type, style, lang = _asked(record)
+        type, style, lang = _prompt_of(record)
         return [*([type] if types > 1 else []), style, *([lang] if langs > 1 else [])]
 
-    def _put(self, path: str, content: bytes) -> None:
-        put = self._files.put(path, content)
-        self._outcome.num_written += put == "written"
-        self._outcome.num_same += put == "same"
-        self._outcome.num_conflicts += put == "conflict"
-        if put == "too long":
-            self._outcome.left_out["path too long"] += 1
-        if put == "conflict" and len(self.conflicts) < _NUM_NAMED_CONFLICTS:
-            self.conflicts.append(path)
 
-
-def _asked(record: Record) -> tuple[str, str, str]:
+def _prompt_of(record: Record) -> tuple[str, str, str]:
     return text_of(record, "type"), text_of(record, "style"), text_of(record, "lang")
-
-
-def _existing(folders: tuple[str, ...], shown: str) -> str | None:
-    """The path of a picture, which may be percent-encoded in its record; None where there is no such file."""
-    for name in dict.fromkeys((shown, path_of_shown(shown))):
-        for folder in folders:
-            path = os.path.join(folder, name)
-            with contextlib.suppress(ValueError):  # NUL
-                if os.path.isfile(path):
-                    return path
-    return None
-
-
-def _conflict_warning(outcome: Outcome, paths: list[str]) -> str:
-    more = ", …" if outcome.num_conflicts > len(paths) else ""
-    return (
-        f"{outcome.num_conflicts:,} files were there with another content, and were left alone: "
-        f"{', '.join(paths)}{more} (--overwrite replaces them)"
-    )
 
 
 def _write_note(job: ExportJob, folder: Path, models: dict[str, None]) -> None:
@@ -145,5 +112,5 @@ def _write_note(job: ExportJob, folder: Path, models: dict[str, None]) -> None:
         "num_conflicts": outcome.num_conflicts,
         "num_left_out": dict(outcome.left_out),
     }
-    with job.opened_file(folder / NOTE) as file:
+    with job.open_output_file(folder / NOTE) as file:
         file.write(orjson.dumps(note, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))

@@ -16,12 +16,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple
 
-import orjson
+import orjson  # each sample has its record
 
-from omnicap_cli.core.files.atomic import PARTIAL_SUFFIX, remove_leftovers, sync_folder, write_error
+from omnicap_cli.core.files.atomic import PARTIAL_SUFFIX, remove_leftovers, sync_folder, write_errors
 from omnicap_cli.core.runs.journal_reading import Record, text_of
 from omnicap_cli.errors import OptionError
-from omnicap_cli.exports.forms import NO_PICTURE, REPLACE_HINT, ExportJob
+from omnicap_cli.exports.export_config import REPLACE_HINT
+from omnicap_cli.exports.export_job import NO_PICTURE, ExportJob
 from omnicap_cli.exports.tables import json_text
 
 _PARTIAL: Final = re.compile(r"\.(.+)\.\d+" + re.escape(PARTIAL_SUFFIX))
@@ -31,7 +32,7 @@ _DIGITS: Final = 6
 _KEY_DIGITS: Final = 9
 
 
-class _File(NamedTuple):
+class _SampleFile(NamedTuple):
     suffix: str
     content: bytes
 
@@ -41,33 +42,31 @@ def write_webdataset(job: ExportJob) -> None:
     target = job.config.target
     assert target is not None, "ExportConfig asks for a file"
     job.outcome.unit = "samples"
-    try:
+    with write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _Shards(job, target) as shards:
-            for sample in _samples(job):
+        with _ShardFiles(job, target) as shards:
+            for sample in _picture_samples(job):
                 shards.add(f"{job.outcome.num_written:0{_KEY_DIGITS}}", sample)
                 job.outcome.num_written += 1
-    except OSError as error:
-        raise write_error(target, error) from error
     if shards.num_removed:
         job.outcome.warnings.append(f"removed {shards.num_removed} archives of an earlier export")
 
 
-def _samples(job: ExportJob) -> Iterator[list[_File]]:
+def _picture_samples(job: ExportJob) -> Iterator[list[_SampleFile]]:
     """The files of each picture with a caption; pictures that are gone are counted."""
     for records in job.captions_by_picture():
         picture = job.picture_of(records[0])
         if picture is None:
             job.outcome.left_out[NO_PICTURE] += len(records)
         else:
-            yield [_File(picture.suffix, picture.content), *_texts(records)]
+            yield [_SampleFile(picture.suffix, picture.content), *_caption_files(records)]
 
 
-def _texts(records: list[Record]) -> Iterator[_File]:
+def _caption_files(records: list[Record]) -> Iterator[_SampleFile]:
     """The JSON and text of a picture's first caption; the others stand in `captions`, and have texts of their own."""
     first, *others = records
-    yield _File(".json", json_text({**first, "captions": records} if others else first).encode())
-    yield _File(".txt", text_of(first, "caption").encode())
+    yield _SampleFile(".json", json_text({**first, "captions": records} if others else first).encode())
+    yield _SampleFile(".txt", text_of(first, "caption").encode())
     words = [name for name in ("type", "lang") if len({text_of(each, name) for each in records}) > 1]
     taken: set[str] = set()
     for record in others:
@@ -75,10 +74,12 @@ def _texts(records: list[Record]) -> Iterator[_File]:
         suffix = "".join("." + _UNSAFE.sub("_", name) for name in names)
         number = next(number for number in itertools.count(1) if f"{suffix}.{number}" not in taken)
         taken.add(f"{suffix}.{number}")
-        yield _File(f"{suffix}.txt" if number == 1 else f"{suffix}.{number}.txt", text_of(record, "caption").encode())
+        yield _SampleFile(
+            f"{suffix}.txt" if number == 1 else f"{suffix}.{number}.txt", text_of(record, "caption").encode()
+        )
 
 
-def _is_ours(path: Path) -> bool:
+def _is_own_archive(path: Path) -> bool:
     """Whether an archive begins with a sample as they are written here."""
     with contextlib.suppress(tarfile.TarError, OSError, ValueError, EOFError), tarfile.open(path, "r:") as archive:
         for info in itertools.islice(archive, 2):
@@ -89,7 +90,7 @@ def _is_ours(path: Path) -> bool:
     return False
 
 
-class _Shards:
+class _ShardFiles:
     """Archives that get their names when all of them are whole. What is there makes way only if it may."""
 
     def __init__(self, job: ExportJob, target: Path) -> None:
@@ -99,7 +100,7 @@ class _Shards:
         self._partials: list[Path] = []
         self._archive: tarfile.TarFile | None = None
 
-    def __enter__(self) -> _Shards:
+    def __enter__(self) -> _ShardFiles:
         self._check_free(self._numbered(0))
         for name in os.listdir(self._target.parent):
             match = _PARTIAL.fullmatch(name)
@@ -112,20 +113,20 @@ class _Shards:
     ) -> None:
         try:
             if kind is None and self._archive is None:  # nothing to write is an archive of nothing
-                self._begin()
-            self._finish()
+                self._begin_archive()
+            self._finish_archive()
             if kind is None:
-                self._rename()
+                self._give_names()
         finally:
             for partial in self._partials:
                 with contextlib.suppress(OSError):
                     partial.unlink(missing_ok=True)
 
-    def add(self, key: str, files: Iterable[_File]) -> None:
+    def add(self, key: str, files: Iterable[_SampleFile]) -> None:
         """One sample, whole in one archive."""
         if self._archive is None or self._archive.offset >= self._shard_bytes:
-            self._finish()
-            self._begin()
+            self._finish_archive()
+            self._begin_archive()
         assert self._archive is not None
         for file in files:
             info = tarfile.TarInfo(key + file.suffix)
@@ -133,20 +134,20 @@ class _Shards:
             self._archive.addfile(info, io.BytesIO(file.content))
         self._archive.members = []  # type: ignore[attr-defined]  # it would grow with every member
 
-    def _begin(self) -> None:
+    def _begin_archive(self) -> None:
         name = self._numbered(len(self._partials)).name
         remove_leftovers(self._target.with_name(name))
         self._partials.append(self._target.with_name(f".{name}.{os.getpid()}{PARTIAL_SUFFIX}"))
-        self._archive = tarfile.open(self._partials[-1], "w", encoding="utf-8")  # noqa: SIM115  `_finish` closes it
+        self._archive = tarfile.open(self._partials[-1], "w", encoding="utf-8")  # noqa: SIM115  `_finish_archive` closes it
 
-    def _finish(self) -> None:
+    def _finish_archive(self) -> None:
         if self._archive is not None:
             archive, self._archive = self._archive, None
             archive.close()
             with self._partials[-1].open("rb") as file:
                 os.fsync(file.fileno())
 
-    def _rename(self) -> None:
+    def _give_names(self) -> None:
         alone = len(self._partials) == 1 and not _NUMBER.search(self._target.name)
         finals = [self._target] if alone else [self._numbered(number) for number in range(len(self._partials))]
         for final in finals:
@@ -169,7 +170,7 @@ class _Shards:
         stale = [] if alone else [self._target]
         stale += itertools.takewhile(Path.exists, map(self._numbered, itertools.count(number)))
         for path in stale:
-            if path.exists() and _is_ours(path) and path.resolve() not in self._pictures.containers:
+            if path.exists() and _is_own_archive(path) and path.resolve() not in self._pictures.containers:
                 path.unlink()
                 self.num_removed += 1
 

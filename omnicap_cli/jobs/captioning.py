@@ -22,7 +22,8 @@ from omnicap_cli.core.runs.shard import Shard
 from omnicap_cli.core.runs.sinks import JournalSink, StreamSink
 from omnicap_cli.engines.registry import EngineOptions, choose_engine, create_engine
 from omnicap_cli.errors import ITEMS_FAILED, OmnicapError, OptionError, UsageError
-from omnicap_cli.exports.forms import FORMATS, ExportConfig, choose_format
+from omnicap_cli.exports.export_config import ExportConfig
+from omnicap_cli.exports.formats import FORMATS, choose_format
 from omnicap_cli.jobs.exporting import run_export
 from omnicap_cli.jobs.reporting import RunReport, summary
 from omnicap_cli.media.names import is_archive, is_url, without_credentials

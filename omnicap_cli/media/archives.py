@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO, Final
 
-import orjson
+import orjson  # a sample with its JSON may be small and there are millions
 
 from omnicap_cli.core.files.words import printable
 from omnicap_cli.core.runs.records import Span
 from omnicap_cli.errors import DecodeError, EmptyFileError, ItemError, ManifestError, TooLargeError, UnsupportedError
-from omnicap_cli.media.manifests import plain
+from omnicap_cli.media.manifests import json_value
 
 _BLOCK_BYTES: Final = tarfile.BLOCKSIZE
 _MAX_COLUMN_BYTES: Final = 16 << 20
@@ -47,7 +47,7 @@ def is_plain_tar(file: BinaryIO) -> bool:
     return not head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0"))
 
 
-def members(
+def read_members(
     file: BinaryIO,
     *,
     wanted: Callable[[str], bool],
@@ -62,15 +62,17 @@ def members(
     DecodeError where the archive breaks off or is none, once all members before that were given.
     """
     is_told = False
-    for sample in _samples(file, wanted=wanted, in_place=in_place, max_bytes=max_bytes):
+    for sample in _read_samples(file, wanted=wanted, in_place=in_place, max_bytes=max_bytes):
         if sample.column_file and not sample.pictures and not is_told:
             is_told = True
             warn(f"{printable(sample.column_file)} stands beside no picture: {_NEIGHBOURS}")
-        yield from sample.finished()
+        yield from sample.finished_pictures()
 
 
-def _samples(file: BinaryIO, *, wanted: Callable[[str], bool], in_place: bool, max_bytes: int) -> Iterator[_Sample]:
-    """See `members`."""
+def _read_samples(
+    file: BinaryIO, *, wanted: Callable[[str], bool], in_place: bool, max_bytes: int
+) -> Iterator[_Sample]:
+    """See `read_members`."""
     sample = _Sample("")
     try:
         # ENCODING is not the system's, which would make ids differ between machines
@@ -82,7 +84,7 @@ def _samples(file: BinaryIO, *, wanted: Callable[[str], bool], in_place: bool, m
                 if sample.key != (key := _sample_key(info.name)) or sample.num_bytes > _MAX_SAMPLE_BYTES:
                     yield sample
                     sample = _Sample(key)
-                _take(sample, archive, info, wanted(info.name), in_place=in_place, max_bytes=max_bytes)
+                _add_member(sample, archive, info, wanted(info.name), in_place=in_place, max_bytes=max_bytes)
             yield sample
             sample = _Sample("")
             _check_end(archive, file, in_place=in_place)
@@ -111,30 +113,30 @@ class _Sample:
         """Of the pictures that are held."""
         return sum(len(picture.content or b"") for picture in self.pictures)
 
-    def finished(self) -> Iterator[Member]:
+    def finished_pictures(self) -> Iterator[Member]:
         for picture in self.pictures:
             has_more = self.columns or self.error
             yield replace(picture, meta=self.columns, error=picture.error or self.error) if has_more else picture
 
 
-def _take(
+def _add_member(
     sample: _Sample, archive: tarfile.TarFile, info: tarfile.TarInfo, is_wanted: bool, *, in_place: bool, max_bytes: int
 ) -> None:
     """Add one member to its sample; a truncated one is there with what is known of it before that is raised."""
     name = info.name.rsplit("/", 1)[-1]
     if info.isdir() or _is_hidden(info.name):
         return
-    if is_wanted and (error := _refused(info, max_bytes)):
+    if is_wanted and (error := _member_error(info, max_bytes)):
         sample.pictures.append(Member(name=info.name, error=error))
     elif is_wanted and in_place:
         sample.pictures.append(Member(name=info.name, span=Span(info.offset_data, info.size)))
     elif is_wanted:
         sample.pictures.append(Member(name=info.name, error=DecodeError("the archive breaks off within it")))
-        content = _content(archive, info)
+        content = _member_content(archive, info)
         sample.pictures[-1] = Member(name=info.name, content=content)
     elif name.lower().endswith((".json", ".txt")) and info.isreg() and info.size <= _MAX_COLUMN_BYTES:
         sample.column_file = sample.column_file or info.name
-        _add_columns(sample, name, _content(archive, info))
+        _add_columns(sample, name, _member_content(archive, info))
 
 
 def _is_hidden(name: str) -> bool:
@@ -142,7 +144,7 @@ def _is_hidden(name: str) -> bool:
     return "/." in f"/{name}" and any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
 
 
-def _refused(info: tarfile.TarInfo, max_bytes: int) -> ItemError | None:
+def _member_error(info: tarfile.TarInfo, max_bytes: int) -> ItemError | None:
     if info.islnk() or info.issym():
         return UnsupportedError("a link in an archive: it isn't followed")
     if not info.isreg() or info.issparse():
@@ -154,7 +156,7 @@ def _refused(info: tarfile.TarInfo, max_bytes: int) -> ItemError | None:
     return None
 
 
-def _content(archive: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
+def _member_content(archive: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
     file = archive.extractfile(info)
     assert file is not None, "only regular files are read"
     content = file.read()
@@ -170,7 +172,7 @@ def _add_columns(sample: _Sample, name: str, content: bytes) -> None:
         sample.columns["txt"] = content.decode("utf-8-sig", "replace")
         return
     try:
-        value = plain(orjson.loads(content))
+        value = json_value(orjson.loads(content))
     except (orjson.JSONDecodeError, ManifestError) as error:
         sample.error = ManifestError(f"its {name} can't be read: {error}")
         return

@@ -12,7 +12,7 @@ from omnicap_cli.core.workers.prefetch import in_order
 from omnicap_cli.errors import ItemError, OutOfMemoryError, UnsupportedError
 from omnicap_cli.media import headers, images
 from omnicap_cli.media.names import is_url
-from omnicap_cli.media.open_media import opened
+from omnicap_cli.media.open_media import open_media
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ def decode_visual(media: MediaRef, settings: Settings) -> Pixels:
     """Decode an image file or a PDF page. Raises an ItemError where that can't be done."""
     limit, page = settings.max_decode_pixels, media.page or 1
     _refuse_clip(media)
-    with opened(media, settings.transfer) as file:
+    with open_media(media, settings.transfer) as file:
         if media.kind == "pdf":
             from omnicap_cli.media import pdf  # PDFium is loaded only where there are PDFs
 
@@ -55,7 +55,7 @@ def probe_visual(media: MediaRef, settings: Settings) -> images.Size:
     _refuse_clip(media)
     if _is_whole_file(media) and media.page is None and media.kind == "image":
         return headers.quick_size(media.path, max_decode_pixels=settings.max_decode_pixels)
-    with opened(media, settings.transfer) as file:
+    with open_media(media, settings.transfer) as file:
         if media.kind == "pdf":
             from omnicap_cli.media import pdf
 
@@ -79,10 +79,10 @@ def decode_ahead(
 
     An ItemError takes the place of the pixels; whatever else the source or the decoder raises is raised here.
     """
-    return in_order(source, lambda each: (each, _decoded(each, decoder)), num_threads=1, look_ahead=look_ahead)
+    return in_order(source, lambda each: (each, _pixels_or_error(each, decoder)), num_threads=1, look_ahead=look_ahead)
 
 
-def _decoded(element: T, decoder: Callable[[T], Pixels]) -> Pixels | ItemError:
+def _pixels_or_error(element: T, decoder: Callable[[T], Pixels]) -> Pixels | ItemError:
     try:
         return decoder(element)
     except ItemError as error:

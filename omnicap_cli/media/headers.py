@@ -105,7 +105,7 @@ def _jpeg_size(head: bytes) -> Size | None:
             has_xmp_orientation = has_xmp_orientation or b"tiff:Orientation" in head[start:end]
         elif not (_are_tables(head, start, end) if kind == _TABLES else _is_plain_app(kind, head[start:end])):
             return None
-    orientation = _orientation(exif) if exif else 0
+    orientation = _orientation_in(exif) if exif else 0
     if not size or not all(size) or orientation is None or (has_xmp_orientation and not orientation):
         return None
     return Size(size.height, size.width) if orientation in _TURNED else size
@@ -127,7 +127,7 @@ def _is_plain_app(kind: int, content: bytes) -> bool:
     return kind in (_APP0, _APP2, _APP14)
 
 
-def _orientation(exif: bytes) -> int | None:
+def _orientation_in(exif: bytes) -> int | None:
     """As EXIF behind its mark tells it, 0 where it doesn't; None if any tag is odd (TIFF 6.0, section 2)."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if order is None:

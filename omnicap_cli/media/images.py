@@ -16,10 +16,10 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, TiffImagePl
 
 from omnicap_cli.core.runs.records import Settings
 from omnicap_cli.errors import DecodeError, EmptyFileError, ItemError, TooLargeError, UnsupportedError
-from omnicap_cli.media.local_files import open_file, unreadable
+from omnicap_cli.media.local_files import open_file, unreadable_error
 
 # Formats that only hold pixels. Left out on purpose: EPS and PS, which Pillow hands to Ghostscript to run.
-FORMATS: Final = (
+IMAGE_FORMATS: Final = (
     *("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "ICO", "ICNS", "JPEG2000"),
     *("TGA", "PCX", "SGI", "QOI", "AVIF", "HEIF"),
 )
@@ -53,15 +53,15 @@ class Size(NamedTuple):
     height: int
 
 
-def num_pages(source: str | BinaryIO) -> int:
+def num_image_pages(source: str | BinaryIO) -> int:
     """How many pages a TIFF has; of other formats the frames of an animation. Raises an ItemError as `header_size`."""
-    with _opened(source, None) as image:
+    with _open_image(source, None) as image:
         return int(getattr(image, "n_frames", 1))
 
 
 def format_of(source: str | BinaryIO) -> str:
     """The format as Pillow names it, one of FORMATS. Raises an ItemError as `header_size`."""
-    with _opened(source, None) as image:
+    with _open_image(source, None) as image:
         return str(image.format)
 
 
@@ -70,7 +70,7 @@ def header_size(source: str | BinaryIO, page: int = 1, *, max_decode_pixels: int
 
     Raises an ItemError where the file is missing, unreadable, empty, damaged or not an image.
     """
-    with _opened(source, max_decode_pixels) as image:
+    with _open_image(source, max_decode_pixels) as image:
         if page > 1:
             image.seek(page - 1)
         width, height = image.size
@@ -82,12 +82,12 @@ def decode_image(source: str | BinaryIO, page: int = 1, *, max_decode_pixels: in
 
     Raises TooLargeError before decoding if there are more than `max_decode_pixels`, or another ItemError.
     """
-    with _opened(source, max_decode_pixels) as image:
+    with _open_image(source, max_decode_pixels) as image:
         image.seek(page - 1)
         check_size(*image.size, max_decode_pixels=max_decode_pixels)
         try:
             image.load()
-            return to_rgb(_upright(_black_is_zero(image)))
+            return to_rgb(_turned_upright(_black_is_zero(image)))
         except _CORRUPT as error:
             raise DecodeError(f"damaged {image.format} file: {error}") from error
 
@@ -130,26 +130,26 @@ def fit_pixels(image: Image.Image, *, min_pixels: int | None, max_pixels: int | 
 
 
 @contextlib.contextmanager
-def _opened(source: str | BinaryIO, max_decode_pixels: int | None) -> Iterator[Image.Image]:
+def _open_image(source: str | BinaryIO, max_decode_pixels: int | None) -> Iterator[Image.Image]:
     """The header of an image file read, its pixels not yet. Pillow's own guard stays on, at twice our limit."""
     if isinstance(source, str):
-        with open_file(source) as file, _opened(file, max_decode_pixels) as image:
+        with open_file(source) as file, _open_image(file, max_decode_pixels) as image:
             yield image
         return
     Image.MAX_IMAGE_PIXELS = max_decode_pixels or DEFAULT_MAX_DECODE_PIXELS
     try:
-        with Image.open(source, formats=formats_here()) as image:
+        with Image.open(source, formats=installed_formats()) as image:
             yield image
     except Image.DecompressionBombError as error:
         limit = f"more than twice the limit of {Image.MAX_IMAGE_PIXELS:,} pixels; {_RAISE_LIMIT}"
         raise TooLargeError(limit) from error
     except UnidentifiedImageError as error:
-        raise _unidentified(source) from error
+        raise _unidentified_error(source) from error
     except _CORRUPT as error:
-        raise unreadable(error) from error
+        raise unreadable_error(error) from error
 
 
-def _unidentified(file: BinaryIO) -> ItemError:
+def _unidentified_error(file: BinaryIO) -> ItemError:
     """Say what a file is that is no image, from its first bytes."""
     file.seek(0)
     head = file.read(512)
@@ -173,7 +173,7 @@ def _is_turned(image: Image.Image) -> bool:
         return False
     if not any(name in image.info for name in _EXIF) and not _has_late_exif(image):
         return False
-    return _orientation(image) in _TURNED
+    return _orientation_of(image) in _TURNED
 
 
 def _has_late_exif(png: Image.Image) -> bool:
@@ -192,7 +192,7 @@ def _has_late_exif(png: Image.Image) -> bool:
     return False
 
 
-def _orientation(image: Image.Image) -> int | None:
+def _orientation_of(image: Image.Image) -> int | None:
     with contextlib.suppress(*_CORRUPT):
         value = image.getexif().get(ExifTags.Base.Orientation)
         return value if isinstance(value, int) else None
@@ -210,7 +210,7 @@ def _black_is_zero(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.uint16(65535) - np.asarray(image, dtype=np.uint16))
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _turned_upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
     except _CORRUPT:  # EXIF that can't be read tells no orientation; the pixels are as good as ever
@@ -235,11 +235,11 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 
 
 @functools.lru_cache(maxsize=1)
-def formats_here() -> tuple[str, ...]:
+def installed_formats() -> tuple[str, ...]:
     """Those of FORMATS that this Pillow was built with; HEIC comes with the pillow-heif package."""
     with contextlib.suppress(ImportError):
         import pillow_heif
 
         pillow_heif.register_heif_opener()
     Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
+    return tuple(name for name in IMAGE_FORMATS if name in Image.OPEN)

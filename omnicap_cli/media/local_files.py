@@ -21,18 +21,18 @@ def open_file(path: str) -> BinaryIO:
             raise AccessError("not a regular file")
         return open(path, "rb")
     except (OSError, ValueError) as error:
-        raise unreadable(error) from error
+        raise unreadable_error(error) from error
 
 
-def open_stream(path: str) -> BinaryIO:
+def open_local_stream(path: str) -> BinaryIO:
     """A local file or pipe, to be read once from front to back. Raises an ItemError where it can't be opened."""
     try:
         return open(path, "rb")
     except (OSError, ValueError) as error:
-        raise unreadable(error) from error
+        raise unreadable_error(error) from error
 
 
-def unreadable(error: Exception) -> ItemError:
+def unreadable_error(error: Exception) -> ItemError:
     """The ItemError for what the system or a decoder said of a file."""
     if isinstance(error, FileNotFoundError):
         is_link = error.filename is not None and os.path.islink(error.filename)

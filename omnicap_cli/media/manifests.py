@@ -22,15 +22,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
-import orjson
+import orjson  # manifests may have hundreds of millions of rows
 
 from omnicap_cli.core.files.text import without_surrogates
 from omnicap_cli.core.files.words import one_line, printable
 from omnicap_cli.errors import ManifestError
-from omnicap_cli.media.local_files import unreadable
+from omnicap_cli.media.local_files import unreadable_error
+from omnicap_cli.media.parquet_values import column_values, holds_pictures
 
 _MAX_FIELD_BYTES: Final = 1 << 28  # of one CSV field; Python's default of 128 KiB is less than a long caption
-_MAX_MESSAGE: Final = 200
 _MAX_DEPTH: Final = 100
 _HEAD_BYTES: Final = 1024
 _BUFFER_BYTES: Final = 1 << 18  # of each column of parquet
@@ -41,7 +41,7 @@ _PICTURES_PER_BATCH: Final = 16  # of parquet with the pictures inside
 BufferedFile: TypeAlias = io.BufferedReader | gzip.GzipFile
 
 
-class Row(NamedTuple):
+class ManifestRow(NamedTuple):
     """`place` is how an id names it: `line=N` of JSON lines, else `row=N`, both from 1."""
 
     place: str
@@ -51,15 +51,15 @@ class Row(NamedTuple):
 def manifest_format(name: str) -> str | None:
     """The key of `name` in FORMATS by its suffix, `.gz` left aside; None where it isn't a manifest's."""
     bare = name.lower().removesuffix(".gz")
-    return next((suffix for suffix in FORMATS if bare.endswith(suffix)), None)
+    return next((suffix for suffix in MANIFEST_READERS if bare.endswith(suffix)), None)
 
 
-def rows(file: BufferedFile, name: str, image_key: str) -> Iterator[Row]:
+def read_rows(file: BufferedFile, name: str, image_key: str) -> Iterator[ManifestRow]:
     """The rows of an open manifest called `name`. Raises a ManifestError for what ends it or makes all of it useless.
 
     Where the format has a header, the column `image_key` must be in it.
     """
-    read = FORMATS[str(manifest_format(name))]
+    read = MANIFEST_READERS[str(manifest_format(name))]
     try:
         yield from read(gzip.GzipFile(fileobj=file) if name.lower().endswith(".gz") else file, image_key)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -67,23 +67,23 @@ def rows(file: BufferedFile, name: str, image_key: str) -> Iterator[Row]:
     except OSError as error:
         if error.errno is None:  # of a library, about the content
             raise ManifestError(f"it can't be read: {one_line(error)}") from error
-        raise unreadable(error) from error
+        raise unreadable_error(error) from error
 
 
-def _broken(number: int, error: Exception) -> ManifestError:
+def _broken_manifest(number: int, error: Exception) -> ManifestError:
     if not number:
         return ManifestError(f"it can't be read: {one_line(error)}")
     return ManifestError(f"broken after row {number}: {one_line(error)}; the rows before that were taken")
 
 
-def _json_lines(file: BufferedFile, _image_key: str) -> Iterator[Row]:
+def _read_json_lines(file: BufferedFile, _image_key: str) -> Iterator[ManifestRow]:
     for number, raw in enumerate(file, 1):
         line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
         if line.strip():
-            yield Row(f"line={number}", parsed(line))
+            yield ManifestRow(f"line={number}", parse_json_object(line))
 
 
-def parsed(line: bytes) -> dict[str, Any] | ManifestError:
+def parse_json_object(line: bytes) -> dict[str, Any] | ManifestError:
     """The JSON object on one line."""
     try:
         row = orjson.loads(line)
@@ -96,7 +96,7 @@ def parsed(line: bytes) -> dict[str, Any] | ManifestError:
     return row if isinstance(row, dict) else ManifestError("not a JSON object, so it has no columns")
 
 
-def _json(file: BufferedFile, _image_key: str) -> Iterator[Row]:
+def _read_json(file: BufferedFile, _image_key: str) -> Iterator[ManifestRow]:
     """An array of objects, or objects one after the other."""
     import ijson
 
@@ -109,9 +109,9 @@ def _json(file: BufferedFile, _image_key: str) -> Iterator[Row]:
     number = 0
     try:
         for number, row in enumerate(_json_values(file, places), 1):
-            yield Row(f"row={number}", row if isinstance(row, dict) else ManifestError("not a JSON object"))
+            yield ManifestRow(f"row={number}", row if isinstance(row, dict) else ManifestError("not a JSON object"))
     except (ijson.JSONError, UnicodeDecodeError, RecursionError) as error:
-        raise _broken(number, error) from error
+        raise _broken_manifest(number, error) from error
 
 
 def _json_values(file: BufferedFile, places: str) -> Iterator[Any]:
@@ -124,13 +124,13 @@ def _json_values(file: BufferedFile, places: str) -> Iterator[Any]:
             yield value
             number += 1
     except ijson.JSONError as error:
-        if "integer overflow" not in str(error) or not _rewound(file):
+        if "integer overflow" not in str(error) or not _rewind(file):
             raise
         again = ijson.get_backend("python").items(file, places, use_float=True, multiple_values=True)
         yield from map(without_surrogates, itertools.islice(again, number, None))
 
 
-def _rewound(file: BufferedFile) -> bool:
+def _rewind(file: BufferedFile) -> bool:
     """Whether it could be: a pipe can't, nor what comes from elsewhere."""
     try:
         file.seek(0)
@@ -141,8 +141,8 @@ def _rewound(file: BufferedFile) -> bool:
     return True
 
 
-def _separated(delimiter: str) -> Callable[[BufferedFile, str], Iterator[Row]]:
-    def read(file: BufferedFile, image_key: str) -> Iterator[Row]:
+def _read_separated(delimiter: str) -> Callable[[BufferedFile, str], Iterator[ManifestRow]]:
+    def read(file: BufferedFile, image_key: str) -> Iterator[ManifestRow]:
         csv.field_size_limit(_MAX_FIELD_BYTES)
         # names that are not UTF-8 are kept as the system spells them
         if file.peek(2).startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -160,10 +160,10 @@ def _separated(delimiter: str) -> Callable[[BufferedFile, str], Iterator[Row]]:
             except StopIteration:
                 return
             except csv.Error as error:
-                yield Row(f"row={number}", ManifestError(_quoting_problem(error)))
+                yield ManifestRow(f"row={number}", ManifestError(_quoting_problem(error)))
                 continue
             if fields:
-                yield Row(f"row={number}", _row(header, fields, image_key))
+                yield ManifestRow(f"row={number}", _row_of_fields(header, fields, image_key))
 
     return read
 
@@ -184,20 +184,18 @@ def _quoting_problem(error: csv.Error) -> str:
     return f"{error}; a field with a quote in it stands in quotes, and the quote is doubled"
 
 
-def _row(header: list[str], fields: list[str], image_key: str) -> dict[str, Any] | ManifestError:
+def _row_of_fields(header: list[str], fields: list[str], image_key: str) -> dict[str, Any] | ManifestError:
     if len(fields) > len(header):
         return ManifestError(f"{len(fields)} fields where the header has {len(header)} columns; quote what has commas")
     if len(fields) < len(header):
         return ManifestError(f"{len(fields)} fields where the header has {len(header)} columns")
     row = dict(zip(header, fields, strict=True))
-    if any(
-        not _is_unicode(value) for name, value in row.items() if name != image_key
-    ):  # names of files may be any bytes
+    if any(not _is_utf8(value) for name, value in row.items() if name != image_key):  # names of files may be any bytes
         return ManifestError("it isn't in UTF-8; convert the file, as with iconv -f latin1 -t utf-8")
     return row
 
 
-def _is_unicode(text: str) -> bool:
+def _is_utf8(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -205,7 +203,7 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _parquet(file: BufferedFile, image_key: str) -> Iterator[Row]:
+def _read_parquet(file: BufferedFile, image_key: str) -> Iterator[ManifestRow]:
     import pyarrow
     import pyarrow.parquet
 
@@ -218,73 +216,11 @@ def _parquet(file: BufferedFile, image_key: str) -> Iterator[Row]:
         kind = table.schema_arrow.field(image_key).type
         is_large = holds_pictures(kind) or pyarrow.types.is_nested(kind)  # a list of pictures is of no use, but large
         for batch in table.iter_batches(batch_size=_PICTURES_PER_BATCH if is_large else _ROWS_PER_BATCH):
-            for values in zip(*map(_values, batch.columns), strict=True):
+            for values in zip(*map(column_values, batch.columns), strict=True):
                 number += 1
-                yield Row(f"row={number}", dict(zip(names, values, strict=True)))
+                yield ManifestRow(f"row={number}", dict(zip(names, values, strict=True)))
     except (pyarrow.ArrowException, ValueError, OverflowError) as error:
-        raise _broken(number, error) from error
-
-
-def holds_pictures(kind: Any) -> bool:
-    """Whether a column of this pyarrow type can hold pictures: bytes, or a struct that has them in a field `bytes`."""
-    from pyarrow import types
-
-    if types.is_dictionary(kind):
-        return holds_pictures(kind.value_type)
-    if types.is_struct(kind):
-        place = kind.get_field_index("bytes")
-        return place >= 0 and holds_pictures(kind.field(place).type)
-    return any(
-        is_it(kind)
-        for is_it in (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary)
-    )
-
-
-def _values(column: Any) -> list[Any]:
-    """What a column holds, as `value_of` has it. Times in nanoseconds become text: Python has no such times."""
-    import pyarrow
-
-    kind = column.type
-    try:
-        if pyarrow.types.is_temporal(kind) and getattr(kind, "unit", None) == "ns":
-            column = column.cast(pyarrow.int64() if pyarrow.types.is_duration(kind) else pyarrow.string())
-        return list(column.to_pylist())
-    except (pyarrow.ArrowException, ValueError, OverflowError):
-        return [value_of(scalar) for scalar in column]
-
-
-def value_of(scalar: Any) -> Any:
-    """One value of a column of parquet. What Python can't hold becomes text, wherever in it, or else null.
-
-    Such are times beyond the year 9999 or in nanoseconds or of an unknown time zone, and text that isn't UTF-8.
-    """
-    import pyarrow
-
-    try:
-        return scalar.as_py()
-    except (pyarrow.ArrowException, ValueError, OverflowError):
-        kind = scalar.type
-    if pyarrow.types.is_dictionary(kind):
-        return value_of(scalar.value)
-    if pyarrow.types.is_struct(kind):  # fields that share a name come as pairs
-        fields = [(kind.field(place).name, value_of(scalar[place])) for place in range(kind.num_fields)]
-        return dict(fields) if len(dict(fields)) == len(fields) else fields
-    if pyarrow.types.is_map(kind):
-        return [(value_of(entry[0]), value_of(entry[1])) for entry in scalar.values]
-    return [value_of(each) for each in scalar.values] if pyarrow.types.is_nested(kind) else _as_text(scalar)
-
-
-def _as_text(scalar: Any) -> str | None:
-    import pyarrow
-
-    if isinstance(scalar, pyarrow.BinaryScalar):
-        return bytes(scalar.as_buffer()).decode(errors="backslashreplace")
-    try:
-        if pyarrow.types.is_timestamp(scalar.type) and scalar.type.tz:  # which may be unknown; it is stored in UTC
-            scalar = scalar.cast(pyarrow.timestamp(scalar.type.unit, "UTC"))
-        return str(scalar.cast(pyarrow.string()).as_py())
-    except (pyarrow.ArrowException, ValueError, OverflowError):
-        return None
+        raise _broken_manifest(number, error) from error
 
 
 def _check_columns(names: list[str], image_key: str) -> None:
@@ -300,7 +236,7 @@ def _check_columns(names: list[str], image_key: str) -> None:
     raise ManifestError(f"there is no column {image_key!r}, only {there}; name the right one with --image-key")
 
 
-def plain(value: Any, depth: int = 0) -> Any:
+def json_value(value: Any, depth: int = 0) -> Any:
     """A value of a column as JSON can hold it: times in ISO 8601, bytes in base64, what is no number as null.
 
     Raises ManifestError for what is nested deeper than any reader of JSON is sure to take.
@@ -308,9 +244,9 @@ def plain(value: Any, depth: int = 0) -> Any:
     if depth > _MAX_DEPTH:
         raise ManifestError(f"a column is nested more than {_MAX_DEPTH} deep")
     if isinstance(value, Mapping):
-        return {without_surrogates(str(name)): plain(inner, depth + 1) for name, inner in value.items()}
+        return {without_surrogates(str(name)): json_value(inner, depth + 1) for name, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(inner, depth + 1) for inner in value]
+        return [json_value(inner, depth + 1) for inner in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
@@ -326,11 +262,11 @@ def plain(value: Any, depth: int = 0) -> Any:
     return str(value) if isinstance(value, decimal.Decimal) else without_surrogates(str(value))
 
 
-FORMATS: Final[dict[str, Callable[[BufferedFile, str], Iterator[Row]]]] = {
-    ".jsonl": _json_lines,
-    ".ndjson": _json_lines,
-    ".json": _json,
-    ".csv": _separated(","),
-    ".tsv": _separated("\t"),
-    ".parquet": _parquet,
+MANIFEST_READERS: Final[dict[str, Callable[[BufferedFile, str], Iterator[ManifestRow]]]] = {
+    ".jsonl": _read_json_lines,
+    ".ndjson": _read_json_lines,
+    ".json": _read_json,
+    ".csv": _read_separated(","),
+    ".tsv": _read_separated("\t"),
+    ".parquet": _read_parquet,
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -36,7 +37,7 @@ def is_url(path: str) -> bool:
     return "://" in path and _URL.match(path) is not None
 
 
-class Chain(NamedTuple):
+class UrlChain(NamedTuple):
     """A URL such as `simplecache::zip://a.png::s3://bucket/x.zip`, taken apart; the parts make it up again.
 
     `link` is the one that names the file; `before` are caches, and `after` is where the link leads through. Most URLs
@@ -48,13 +49,18 @@ class Chain(NamedTuple):
     after: str
 
 
-def chain_of(url: str) -> Chain:
+def split_chain(url: str) -> UrlChain:
     """The links of a URL. Addresses of web servers and local files have one: there `::` is part of a name."""
     if _UNCHAINED.match(url):
-        return Chain("", url, "")
+        return UrlChain("", url, "")
     match = _CHAIN.fullmatch(url)
     assert match is not None, "every part may be empty"
-    return Chain(*match.groups())
+    return UrlChain(*match.groups())
+
+
+def is_http(path: str) -> bool:
+    """Whether it is a URL without folders or patterns: in one of these a ? begins the query."""
+    return split_chain(path).link.lower().startswith(("http://", "https://"))
 
 
 def is_elsewhere(path: str) -> bool:
@@ -63,23 +69,23 @@ def is_elsewhere(path: str) -> bool:
     To fsspec a link of a chain that is a word in small letters is a protocol, any other without one a path of this
     machine; its `git://` reads repositories of this machine.
     """
-    chain = chain_of(path)
+    chain = split_chain(path)
     return is_url(path) and all(_ELSEWHERE.match(each) for each in (chain.link, *chain.after.split("::")[1:]))
 
 
-def bare(path: str) -> str:
+def without_query(path: str) -> str:
     """The link of a URL that names the file, without query and fragment; a path as it is."""
-    return re.split(r"[?#]", chain_of(path).link, maxsplit=1)[0] if is_url(path) else path
+    return re.split(r"[?#]", split_chain(path).link, maxsplit=1)[0] if is_url(path) else path
 
 
 def suffix_of(path: str) -> str:
     """The suffix in small letters, with its dot."""
-    return os.path.splitext(bare(path))[1].lower()
+    return os.path.splitext(without_query(path))[1].lower()
 
 
 def is_archive(path: str) -> bool:
     """Whether a path or URL names a tar archive."""
-    return bare(path).lower().endswith(ARCHIVE_SUFFIXES)
+    return without_query(path).lower().endswith(ARCHIVE_SUFFIXES)
 
 
 def is_media_name(name: str) -> bool:
@@ -136,6 +142,12 @@ def plain_path(path: str) -> str:
 def path_of_shown(shown: str) -> str:
     """The path that `shown_path` percent-encoded."""
     return os.fsdecode(unquote_to_bytes(shown))
+
+
+def possible_paths(shown: str, folders: Iterable[str]) -> Iterator[str]:
+    """Where the file of a record may be: its name as it stands there, or percent-decoded, in one of `folders`."""
+    for name in dict.fromkeys((shown, path_of_shown(shown))):
+        yield from (os.path.join(folder, name) for folder in folders)
 
 
 _SAFE: Final = bytes(range(0x20, 0x7F)).replace(b"%", b"")

@@ -10,34 +10,34 @@ from typing import BinaryIO
 
 from omnicap_cli.core.runs.records import MediaRef, Span, Transfer
 from omnicap_cli.errors import DecodeError, TooLargeError
-from omnicap_cli.media.local_files import open_file, unreadable
+from omnicap_cli.media.local_files import open_file, unreadable_error
 from omnicap_cli.media.remote import urls
 
 _last_fetched: dict[str, bytes] = {}  # of the pages of one document, which come one after the other
 
 
 @contextlib.contextmanager
-def opened(media: MediaRef, transfer: Transfer) -> Iterator[BinaryIO]:
+def open_media(media: MediaRef, transfer: Transfer) -> Iterator[BinaryIO]:
     """The file of a picture or document, seekable. Raises an ItemError where it can't be had."""
     if media.content is not None:
         yield io.BytesIO(media.content)
     elif urls.is_url(media.path):
-        yield io.BytesIO(_fetched(media, transfer))
+        yield io.BytesIO(_fetch(media, transfer))
     elif media.span is not None:
-        yield io.BytesIO(_part(media.path, media.span, transfer))
+        yield io.BytesIO(_read_span(media.path, media.span, transfer))
     else:
         with open_file(media.path) as file:
             yield file
 
 
-def brought_here(media: MediaRef, transfer: Transfer) -> MediaRef:
+def with_remote_content(media: MediaRef, transfer: Transfer) -> MediaRef:
     """The same, with the file in memory if it comes from elsewhere. Raises an ItemError where it can't be had."""
     if media.content is not None or not urls.is_url(media.path):
         return media
-    return replace(media, content=_fetched(media, transfer))
+    return replace(media, content=_fetch(media, transfer))
 
 
-def _fetched(media: MediaRef, transfer: Transfer) -> bytes:
+def _fetch(media: MediaRef, transfer: Transfer) -> bytes:
     if media.page is None:
         return urls.fetch(media.path, transfer)
     content = _last_fetched.get(media.path)
@@ -48,7 +48,7 @@ def _fetched(media: MediaRef, transfer: Transfer) -> bytes:
     return content
 
 
-def _part(path: str, span: Span, transfer: Transfer) -> bytes:
+def _read_span(path: str, span: Span, transfer: Transfer) -> bytes:
     if span.num_bytes > transfer.max_bytes:
         raise TooLargeError(f"{span.num_bytes:,} bytes in an archive are more than --max-file-bytes")
     try:
@@ -56,7 +56,7 @@ def _part(path: str, span: Span, transfer: Transfer) -> bytes:
             file.seek(span.offset_bytes)
             content = file.read(span.num_bytes)
     except OSError as error:
-        raise unreadable(error) from error
+        raise unreadable_error(error) from error
     if len(content) < span.num_bytes:
         raise DecodeError(f"the archive ends {len(content):,} bytes into it, of {span.num_bytes:,}")
     return content

@@ -59,13 +59,13 @@ def _whole(media: MediaRef) -> MediaRef:
 def serve() -> None:
     """What the process does."""
     from omnicap_cli.media import pdf
-    from omnicap_cli.media.open_media import opened
+    from omnicap_cli.media.open_media import open_media
 
     incoming, send = private_pipes()
     for media, transfer in messages(incoming):
         try:
-            with opened(media, transfer) as file:
-                send(pdf.num_pages(file))
+            with open_media(media, transfer) as file:
+                send(pdf.num_pdf_pages(file))
         except OmnicapError as error:
             send(error)
         except MemoryError:

@@ -21,35 +21,36 @@ from typing import Any, BinaryIO, Final
 import pypdfium2
 from PIL import Image
 
+from omnicap_cli.core.files.file_state import FileState
 from omnicap_cli.errors import DecodeError, EncryptedError, ItemError, UnsupportedError
 from omnicap_cli.media.images import Size, check_size, to_rgb
-from omnicap_cli.media.local_files import open_file, unreadable
+from omnicap_cli.media.local_files import open_file, unreadable_error
 
 _POINTS_PER_INCH: Final = 72
 _MAX_USES: Final = 64  # of a document that stays open: until it is closed, PDFium holds all that it has read of it,
 _MAX_BYTES_HELD: Final = 32 << 20  # which shall be no more than this, if its pages are of about one size in bytes
 _lock = threading.Lock()
 # Python's own end of all finalizers, pypdfium2's of documents among them, is registered by the first one that there is;
-# that has to be before `_end`, so that it comes after
+# that has to be before `_close_at_exit`, so that it comes after
 weakref.finalize(_lock, int)
 
 
-def num_pages(source: str | BinaryIO) -> int:
+def num_pdf_pages(source: str | BinaryIO) -> int:
     """How many pages a PDF (a path, or the open file) has. Raises EncryptedError, DecodeError or another ItemError.
 
     A damaged or malicious file may claim more than there are: then those up to the first that can't be opened, and
     that one, so that the damage is on record.
     """
-    with _opened(source) as document:
+    with _open_document(source) as document:
         count = len(document)
-        if _opens(document, count):
+        if _page_opens(document, count):
             return count
-        return 1 + bisect.bisect_left(range(1, count), True, key=lambda page: not _opens(document, page))
+        return 1 + bisect.bisect_left(range(1, count), True, key=lambda page: not _page_opens(document, page))
 
 
 def page_size(source: str | BinaryIO, page: int, *, dpi: int) -> Size:
     """The size in pixels of page `page` (from 1) at `dpi`."""
-    with _opened(source) as document, _page(document, page) as sheet:
+    with _open_document(source) as document, _open_page(document, page) as sheet:
         return _pixel_size(sheet, dpi)
 
 
@@ -58,28 +59,28 @@ def decode_page(source: str | BinaryIO, page: int, *, dpi: int, max_decode_pixel
 
     Raises TooLargeError before rendering if that takes more than `max_decode_pixels`.
     """
-    with _opened(source) as document:
+    with _open_document(source) as document:
         document.init_forms()  # else what is filled into a form is not drawn
-        with _page(document, page) as sheet:
+        with _open_page(document, page) as sheet:
             check_size(*_pixel_size(sheet, dpi), max_decode_pixels=max_decode_pixels)
             try:
                 # a picture in the page's own colours is smaller, but only RGB is the same for every page
-                return to_rgb(sheet.render(scale=_scale(dpi), rev_byteorder=True).to_pil())
+                return to_rgb(sheet.render(scale=_pixels_per_point(dpi), rev_byteorder=True).to_pil())
             except (pypdfium2.PdfiumError, ValueError) as error:
                 raise DecodeError(f"page {page} can't be rendered: {error}") from error
 
 
 @contextlib.contextmanager
-def _opened(source: str | BinaryIO) -> Iterator[pypdfium2.PdfDocument]:
+def _open_document(source: str | BinaryIO) -> Iterator[pypdfium2.PdfDocument]:
     if isinstance(source, str):
-        with open_file(source) as file, _opened(file) as document:
+        with open_file(source) as file, _open_document(file) as document:
             yield document
         return
     try:
-        with _lock, _kept.opened(source) if _is_on_disk(source) else _closing(source) as document:
+        with _lock, _last_document.open(source) if _is_on_disk(source) else _closing(source) as document:
             yield document
     except OSError as error:
-        raise unreadable(error) from error
+        raise unreadable_error(error) from error
 
 
 def _is_on_disk(file: BinaryIO) -> bool:
@@ -87,22 +88,22 @@ def _is_on_disk(file: BinaryIO) -> bool:
 
 
 def _closing(file: BinaryIO) -> contextlib.closing[Any]:
-    return contextlib.closing(_document(file))
+    return contextlib.closing(_parse_document(file))
 
 
-class _Kept:
+class _LastDocument:
     """The document that was asked for last, until another is, or something fails. To be used under the lock."""
 
     def __init__(self) -> None:
         self._document: Any = None
-        self._state: tuple[int, ...] | None = None
+        self._state: FileState | None = None
         self._num_left = 0
         self._open = contextlib.ExitStack()
 
     @contextlib.contextmanager
-    def opened(self, file: BinaryIO) -> Iterator[Any]:
+    def open(self, file: BinaryIO) -> Iterator[Any]:
         """The document in `file`, which may be closed afterwards."""
-        state = _state(file)
+        state = FileState.of(os.fstat(file.fileno()))
         if state != self._state or not self._num_left:
             self.close()
             self._open_another(file, state)
@@ -113,12 +114,12 @@ class _Kept:
             self.close()
             raise
 
-    def _open_another(self, file: BinaryIO, state: tuple[int, ...]) -> None:
+    def _open_another(self, file: BinaryIO, state: FileState) -> None:
         with contextlib.ExitStack() as opening:
             # while a descriptor is open, no other file gets the inode that is in the state
             own = opening.enter_context(os.fdopen(os.dup(file.fileno()), "rb"))
             self._document = opening.enter_context(_closing(own))
-            page_bytes = os.fstat(own.fileno()).st_size / len(self._document)
+            page_bytes = state.num_bytes / len(self._document)
             self._num_left = max(1, min(_MAX_USES, int(_MAX_BYTES_HELD / page_bytes)))
             self._state, self._open = state, opening.pop_all()
 
@@ -127,32 +128,26 @@ class _Kept:
         self._open.close()
 
 
-_kept = _Kept()
+_last_document = _LastDocument()
 
 
 @atexit.register
-def _end() -> None:
+def _close_at_exit() -> None:
     """Before PDFium is taken down: wait for the call that another thread is in, and let none begin another."""
     _lock.acquire()
-    _kept.close()
+    _last_document.close()
 
 
-def _state(file: BinaryIO) -> tuple[int, ...]:
-    """What another file, or the same one after a change, has otherwise."""
-    found = os.fstat(file.fileno())
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _document(file: BinaryIO) -> Any:
+def _parse_document(file: BinaryIO) -> Any:
     """The open document, read through `file`, which takes names that PDFium can't spell."""
     try:
         return pypdfium2.PdfDocument(file)
     except pypdfium2.PdfiumError as error:
-        raise _refused(file, error) from error
+        raise _document_error(file, error) from error
 
 
-def _refused(file: BinaryIO, error: Exception) -> ItemError:
-    with _content(file) as content:
+def _document_error(file: BinaryIO, error: Exception) -> ItemError:
+    with _searchable_content(file) as content:
         if content.find(b"%PDF-", 0, 1024) < 0:
             return UnsupportedError("not a PDF, whatever its name says")
         # PDFium has no word for a PDF without pages, and then repeats its last one about another file
@@ -162,7 +157,7 @@ def _refused(file: BinaryIO, error: Exception) -> ItemError:
 
 
 @contextlib.contextmanager
-def _content(file: BinaryIO) -> Iterator[bytes | mmap.mmap]:
+def _searchable_content(file: BinaryIO) -> Iterator[bytes | mmap.mmap]:
     """All of a file to search in, without reading it all."""
     if isinstance(file, io.BytesIO):
         yield file.getvalue()
@@ -171,15 +166,15 @@ def _content(file: BinaryIO) -> Iterator[bytes | mmap.mmap]:
             yield content
 
 
-def _opens(document: Any, page: int) -> bool:
+def _page_opens(document: Any, page: int) -> bool:
     try:
-        with _page(document, page):
+        with _open_page(document, page):
             return True
     except DecodeError:
         return False
 
 
-def _page(document: Any, page: int) -> contextlib.closing[Any]:
+def _open_page(document: Any, page: int) -> contextlib.closing[Any]:
     try:
         return contextlib.closing(document[page - 1])
     except (pypdfium2.PdfiumError, IndexError) as error:
@@ -187,10 +182,10 @@ def _page(document: Any, page: int) -> contextlib.closing[Any]:
 
 
 def _pixel_size(sheet: Any, dpi: int) -> Size:
-    width, height = (math.ceil(side * _scale(dpi)) for side in sheet.get_size())
+    width, height = (math.ceil(side * _pixels_per_point(dpi)) for side in sheet.get_size())
     return Size(width, height)
 
 
-def _scale(dpi: int) -> float:
+def _pixels_per_point(dpi: int) -> float:
     """Pixels per point; a hair less, so that sides which come out whole are not rounded up to one pixel more."""
     return dpi / _POINTS_PER_INCH * (1 - 1e-9)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO, Final, Literal
 
-import orjson
+import orjson  # the columns of every row pass here
 
 from omnicap_cli.core.files.words import printable
 from omnicap_cli.core.runs.key_index import KEY_BYTES, KeyIndex
@@ -22,7 +23,7 @@ from omnicap_cli.core.runs.shard import Shard
 from omnicap_cli.core.workers.prefetch import in_order
 from omnicap_cli.errors import AccessError, DuplicateIdError, EmptyFileError, ItemError, ManifestError
 from omnicap_cli.media import archives
-from omnicap_cli.media.local_files import open_file, unreadable
+from omnicap_cli.media.local_files import open_file, unreadable_error
 from omnicap_cli.media.names import (
     IMAGE_SUFFIXES,
     PDF_SUFFIX,
@@ -35,13 +36,13 @@ from omnicap_cli.media.names import (
     shown_path,
     suffix_of,
 )
-from omnicap_cli.media.open_media import opened
+from omnicap_cli.media.open_media import open_media
 from omnicap_cli.media.page_counter import PageCounter
 from omnicap_cli.media.remote import urls
 from omnicap_cli.media.walk import Unit, Walk
 
 Fingerprint = Literal["stat", "content", "none"]
-Kind = Literal["image", "pdf"]
+MediaKind = Literal["image", "pdf"]
 _NUM_CONNECTIONS: Final = 16  # URLs that are asked at once
 _BLOCK_BYTES: Final = 1 << 20
 _NUM_IN_BURST: Final = 16
@@ -87,16 +88,14 @@ class Sources:
             transfer=self.transfer,
             warn=self.warn,
         )
-        return iter(walk) if self.shard is None else _part(walk, self.shard)
+        return iter(walk) if self.shard is None else _units_of_shard(walk, self.shard)
 
     def _items(self, units: Iterator[Unit]) -> Iterator[Item]:
         """The items of each unit in order; from the first URL on several are asked at once."""
         for unit in units:
             if is_url(unit.path) and self.fingerprint != "none":
-                first = iter((unit,))
-                for found in in_order(
-                    (each for some in (first, units) for each in some), self._first_look, num_threads=_NUM_CONNECTIONS
-                ):
+                rest = itertools.chain((unit,), units)
+                for found in in_order(rest, self._first_look, num_threads=_NUM_CONNECTIONS):
                     yield from found
                 return
             yield from self._items_of(unit)
@@ -111,7 +110,7 @@ class Sources:
             if unit.error:
                 raise unit.error
             if unit.content is not None:
-                yield from self._held_items(unit, unit.content, make)
+                yield from self._embedded_items(unit, unit.content, make)
             elif suffix not in IMAGE_SUFFIXES and is_archive(unit.path):
                 yield from self._archive_items(unit)
             else:
@@ -126,7 +125,7 @@ class Sources:
         try:
             state = os.stat(path)
         except (OSError, ValueError) as error:
-            raise unreadable(error) from error
+            raise unreadable_error(error) from error
         if not stat.S_ISREG(state.st_mode):  # reading a FIFO would wait for ever
             raise AccessError("not a regular file")
         if state.st_size == 0:
@@ -146,7 +145,7 @@ class Sources:
             raise UncountableError
         if media.content is None and is_url(media.path) and urls.is_in_process(media.path):
             media = replace(media, content=urls.fetch(media.path, self.transfer))
-        kind: Kind = "pdf" if suffix == PDF_SUFFIX else "image"
+        kind: MediaKind = "pdf" if suffix == PDF_SUFFIX else "image"
         try:
             num_pages = _num_pages(media, kind, self.transfer) if kind == "pdf" or suffix in TIFF_SUFFIXES else 0
         except ItemError as error:
@@ -158,7 +157,7 @@ class Sources:
         for page in range(1, num_pages + 1):
             yield make(replace(media, page=page, kind=kind), fingerprint=fingerprint)
 
-    def _held_items(self, unit: Unit, content: bytes, make: Callable[..., Item]) -> Iterator[Item]:
+    def _embedded_items(self, unit: Unit, content: bytes, make: Callable[..., Item]) -> Iterator[Item]:
         """The items of a picture that a manifest holds itself."""
         media = MediaRef(path=unit.path, content=content)
         suffix = PDF_SUFFIX if content.startswith(b"%PDF-") else ""
@@ -185,7 +184,7 @@ class Sources:
     def _member_items(self, unit: Unit, file: BinaryIO, archive_print: str | None) -> Iterator[Item]:
         """The items of every member; with `archive_print` they are found again by their place in the file."""
         archive = shown_path(unit.path)
-        found = archives.members(
+        found = archives.read_members(
             file,
             wanted=is_media_name,
             in_place=archive_print is not None,
@@ -207,11 +206,11 @@ class Sources:
             return ""
         if media.span is not None and self.fingerprint == "stat":
             return f"{archive_print}:{media.span.offset_bytes}"
-        with opened(media, self.transfer) as file:
+        with open_media(media, self.transfer) as file:
             return _digest_print(file.read())
 
 
-def _part(units: Iterable[Unit], shard: Shard) -> Iterator[Unit]:
+def _units_of_shard(units: Iterable[Unit], shard: Shard) -> Iterator[Unit]:
     """Those of a shard. Archives, of which there may be few, are dealt in turns, found or not; all else by name."""
     num_archives = 0
     for unit in units:
@@ -239,13 +238,13 @@ def _in_bursts(items: Iterator[Item]) -> Iterator[Item]:
     yield from found
 
 
-def _num_pages(media: MediaRef, kind: Kind, transfer: Transfer) -> int:
+def _num_pages(media: MediaRef, kind: MediaKind, transfer: Transfer) -> int:
     if kind == "pdf":
         return _counter.num_pages(media, transfer)
     from omnicap_cli.media import images
 
-    with opened(media, transfer) as file:
-        return images.num_pages(file)
+    with open_media(media, transfer) as file:
+        return images.num_image_pages(file)
 
 
 def _item(unit: Unit, media: MediaRef, *, fingerprint: str | None = None, error: ItemError | None = None) -> Item:
@@ -265,18 +264,18 @@ def unique_items(items: Iterable[Item]) -> Iterator[Item]:
     """Each id once: an item given again is dropped, every other item with the same id becomes an error."""
     seen = KeyIndex()
     for item in items:
-        name, what = _digest(item.id), _what(item)
+        name, what = _text_digest(item.id), _picture_and_columns(item)
         number = hash(what) & _INDEX_BITS  # of this process alone, but quick
         if seen.get(name) is None:
             seen.set(name, number)
             yield item
-        elif seen.get(name) != number and seen.get(both := _digest(f"{item.id}\0{what}")) is None:
+        elif seen.get(name) != number and seen.get(both := _text_digest(f"{item.id}\0{what}")) is None:
             seen.set(both, number)
             error = DuplicateIdError("another item has the same id; a manifest's column id can tell them apart")
-            yield replace(item, fingerprint=f"{error.kind}:{_digest(repr(what)).hex()}", error=error)
+            yield replace(item, fingerprint=f"{error.kind}:{_text_digest(repr(what)).hex()}", error=error)
 
 
-def _what(item: Item) -> tuple[object, ...]:
+def _picture_and_columns(item: Item) -> tuple[object, ...]:
     """What tells items of one id apart: their picture, and their columns."""
     media = item.visuals[0]
     columns = orjson.dumps(dict(item.meta), option=orjson.OPT_SORT_KEYS) if item.meta else b""
@@ -296,7 +295,7 @@ def _content_print(path: str) -> str:
             while block := file.read(_BLOCK_BYTES):
                 digest.update(block)
         except OSError as error:
-            raise unreadable(error) from error
+            raise unreadable_error(error) from error
     return f"sha256:{digest.hexdigest()}"
 
 
@@ -304,5 +303,5 @@ def _digest_print(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
-def _digest(text: str) -> bytes:
+def _text_digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Final, Literal, NamedTuple
 
 from omnicap_cli.core.tokens.clip_grid import Clip
 from omnicap_cli.errors import AccessError, DecodeError, EmptyFileError, ItemError, TooLargeError, UnsupportedError
-from omnicap_cli.media.local_files import open_file, unreadable
+from omnicap_cli.media.local_files import open_file, unreadable_error
 
 _MAX_FRAMES: Final = 10_000_000  # that are counted one by one: four days at 30 a second
 _MAX_BOXES: Final = 10_000  # that are looked at in one place of an MP4: nobody writes as many but to keep us busy
@@ -65,7 +65,7 @@ def _opened(path: str) -> Iterator[tuple[Any, BinaryIO]]:
             with _reader(file) as video:
                 yield video, file
         except OSError as error:
-            raise unreadable(error) from error
+            raise unreadable_error(error) from error
 
 
 def _check_kind(path: str) -> None:
@@ -73,7 +73,7 @@ def _check_kind(path: str) -> None:
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError) as error:
-        raise unreadable(error) from error
+        raise unreadable_error(error) from error
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise AccessError("not a regular file")
 

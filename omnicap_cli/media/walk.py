@@ -5,7 +5,6 @@ Nothing is held but the folder at hand: a million files cost no more memory than
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import glob
 import hashlib
@@ -14,31 +13,32 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Final
-from urllib.parse import urljoin
 
-from omnicap_cli.core.files.words import printable
+from omnicap_cli.core.files.words import printable, shortened
 from omnicap_cli.core.runs.records import Transfer
-from omnicap_cli.errors import ItemError, LinkLoopError, ManifestError, OmnicapError
+from omnicap_cli.errors import ItemError, LinkLoopError, ManifestError
 from omnicap_cli.media import manifests
-from omnicap_cli.media.local_files import open_file, open_stream, unreadable
+from omnicap_cli.media.local_files import open_file, open_local_stream, unreadable_error
 from omnicap_cli.media.names import (
     ARCHIVE_SUFFIXES,
-    Chain,
-    bare,
-    chain_of,
+    UrlChain,
     is_archive,
     is_elsewhere,
+    is_http,
     is_media_name,
     is_url,
     shown_path,
+    split_chain,
+    without_query,
 )
 from omnicap_cli.media.remote import urls
+from omnicap_cli.media.row_paths import folder_of, path_and_content, path_in_row, resolve_against_url
+from omnicap_cli.media.stdin_lines import split_stream
 
-_BLOCK_BYTES: Final = 1 << 20
 _EXCERPT_BYTES: Final = 200
 _EXCERPT_CHARACTERS: Final = 80
-_MAX_LINE_BYTES: Final = 1 << 26
-_CONTAINERS: Final = (*ARCHIVE_SUFFIXES, *(f"{each}{end}" for each in manifests.FORMATS for end in ("", ".gz")))
+_MANIFEST_SUFFIXES: Final = [f"{suffix}{end}" for suffix in manifests.MANIFEST_READERS for end in ("", ".gz")]
+_CONTAINERS: Final = (*ARCHIVE_SUFFIXES, *_MANIFEST_SUFFIXES)
 _NO_COLUMNS: Final[Mapping[str, Any]] = {}
 
 
@@ -74,17 +74,17 @@ class Walk:
         for given in self.inputs:
             if given == "-":
                 yield from self._stdin_units()
-            elif glob.has_magic(given) and not _is_http(given) and not os.path.lexists(given):
+            elif glob.has_magic(given) and not is_http(given) and not os.path.lexists(given):
                 yield from self._glob_units(given)
             else:
-                yield from self._named(given)
+                yield from self._named_units(given)
 
     def _glob_units(self, pattern: str) -> Iterator[Unit]:
         found = False
         try:
             for path in _remote_glob(pattern) if is_url(pattern) else sorted(glob.iglob(pattern, recursive=True)):
                 found = True
-                yield from self._named(path)
+                yield from self._named_units(path)
         except ItemError as error:
             yield Unit(path=pattern, error=error)
             return
@@ -93,20 +93,20 @@ class Walk:
 
     def _stdin_units(self) -> Iterator[Unit]:
         assert self.stdin is not None, "who passes '-' passes stdin"
-        for raw in _split(self.stdin, b"\0" if self.null else b"\n"):
+        for raw in split_stream(self.stdin, b"\0" if self.null else b"\n"):
             line = os.fsdecode(raw)
             if line.lstrip(" \t").startswith("{") and not os.path.lexists(line):
-                row = manifests.parsed(raw)
+                row = manifests.parse_json_object(raw)
                 yield from self._row_units(_excerpt(raw), row, folder="")
             elif line.endswith("\r") and not os.path.lexists(line):
                 if line != "\r":
-                    yield from self._named(line[:-1])
+                    yield from self._named_units(line[:-1])
             else:
-                yield from self._named(line)
+                yield from self._named_units(line)
 
-    def _named(self, path: str) -> Iterator[Unit]:
+    def _named_units(self, path: str) -> Iterator[Unit]:
         """The units of a path or URL that isn't a pattern: a manifest's rows, a folder's files, or itself."""
-        if manifests.manifest_format(bare(path)) and not _is_folder_here(path):
+        if manifests.manifest_format(without_query(path)) and not _is_folder_here(path):
             yield from self._manifest_units(path)
         else:
             yield from self._path_units(path)
@@ -116,17 +116,17 @@ class Walk:
     def _manifest_units(self, path: str) -> Iterator[Unit]:
         shown = shown_path(path)
         try:
-            with self._opened_manifest(path) as file:
-                for place, row in manifests.rows(file, bare(path), self.image_key):
-                    yield from self._row_units(f"{shown}#{place}", row, folder=_folder_of(path))
+            with self._open_manifest(path) as file:
+                for place, row in manifests.read_rows(file, without_query(path), self.image_key):
+                    yield from self._row_units(f"{shown}#{place}", row, folder=folder_of(path))
         except ItemError as error:
             yield Unit(path=path, error=error)
 
     @contextlib.contextmanager
-    def _opened_manifest(self, path: str) -> Iterator[Any]:
-        is_parquet = manifests.manifest_format(bare(path)) == ".parquet"
+    def _open_manifest(self, path: str) -> Iterator[Any]:
+        is_parquet = manifests.manifest_format(without_query(path)) == ".parquet"
         if not is_url(path):
-            with open_file(path) if is_parquet else open_stream(path) as file:
+            with open_file(path) if is_parquet else open_local_stream(path) as file:
                 yield file
         elif not is_parquet:
             with urls.open_stream(path, self.transfer) as file:
@@ -146,35 +146,25 @@ class Walk:
             return
         picture, own_id = row.pop(self.image_key), row.pop("id", None)
         own_id = None if own_id in (None, "") else str(own_id)
-        path, content = _path_and_content(picture)
+        path, content = path_and_content(picture)
         if content is not None and isinstance(picture, Mapping) and picture.get("path"):
             row[f"{self.image_key}.path"] = picture["path"]
         try:
-            meta = manifests.plain({name: value for name, value in row.items() if not isinstance(value, bytes)})
+            meta = manifests.json_value({name: value for name, value in row.items() if not isinstance(value, bytes)})
         except ManifestError as error:
             yield Unit(path=place, own_id=own_id, error=error)
             return
         if content is not None:
             yield Unit(path=place, shown=place, own_id=own_id, meta=meta, content=content)
         elif not path or path.startswith("data:"):
-            problem = f"{self.image_key!r} names no picture: {str(picture)[:_EXCERPT_CHARACTERS]!r}"
+            problem = f"{self.image_key!r} names no picture: {shortened(str(picture), _EXCERPT_CHARACTERS)!r}"
             yield Unit(path=place, own_id=own_id, meta=meta, error=ManifestError(problem))
-        elif self.image_root is None and is_elsewhere(folder) and not is_elsewhere(_joined(folder, path)):
+        elif self.image_root is None and is_elsewhere(folder) and not is_elsewhere(resolve_against_url(folder, path)):
             refusal = ManifestError("a manifest from elsewhere can't name files of this machine, but with --image-root")
             yield Unit(path=place, own_id=own_id, meta=meta, error=refusal)
         else:
-            yield from self._path_units(self._found(path, folder), own_id=own_id, meta=meta)
-
-    def _found(self, path: str, folder: str) -> str:
-        """A path of a row, which counts from --image-root, else from the manifest's folder or the current one."""
-        if is_url(path):
-            return path
-        if self.image_root is not None:
-            return os.path.join(self.image_root, path)
-        if os.path.isabs(path) and not is_url(folder):
-            return path
-        beside = _joined(folder, path) if is_url(folder) else os.path.join(folder, path)
-        return beside if is_url(beside) or _exists(beside) or not _exists(path) else path
+            found = path_in_row(path, folder=folder, image_root=self.image_root)
+            yield from self._path_units(found, own_id=own_id, meta=meta)
 
     # ---------------------------------------------------------------------------------------- files and folders
 
@@ -182,12 +172,9 @@ class Walk:
         self, path: str, *, own_id: str | None = None, meta: Mapping[str, Any] = _NO_COLUMNS
     ) -> Iterator[Unit]:
         try:
-            is_folder = _is_remote_folder(path, self.transfer) if is_url(path) else _is_folder(os.stat(path))
+            is_folder = _is_folder(path, self.transfer)
         except ItemError as error:
             yield Unit(path=path, own_id=own_id, meta=meta, error=error)
-            return
-        except (OSError, ValueError) as error:
-            yield Unit(path=path, own_id=own_id, meta=meta, error=unreadable(error))
             return
         if not is_folder:
             yield Unit(path=path, own_id=own_id, meta=meta)
@@ -212,13 +199,11 @@ class Walk:
             state = os.stat(folder)
             here = (state.st_dev, state.st_ino)
             if here in ancestors:
-                raise LinkLoopError("a link that leads back to a folder it is in")
+                yield Unit(path=folder, meta=meta, error=LinkLoopError("a link that leads back to a folder it is in"))
+                return
             names, folders = _list_folder(folder)
-        except LinkLoopError as error:
-            yield Unit(path=folder, meta=meta, error=error)
-            return
         except OSError as error:
-            yield Unit(path=folder, meta=meta, error=unreadable(error))
+            yield Unit(path=folder, meta=meta, error=unreadable_error(error))
             return
         for name in names:
             path = os.path.join(folder, name)
@@ -248,61 +233,22 @@ def _remote_glob(pattern: str) -> Iterator[str]:
 
 
 def _last_name(url: str) -> str:
-    return bare(url).rstrip("/").rsplit("/", 1)[-1]
+    return without_query(url).rstrip("/").rsplit("/", 1)[-1]
 
 
-def _folder_of(path: str) -> str:
-    """Where a row's relative path counts from; a URL ends in a slash there, and keeps what its chain leads through."""
-    if not is_url(path):
-        return os.path.dirname(path)
-    before, _, after = chain_of(path)
-    return f"{before}{bare(path).rsplit('/', 1)[0]}/{after}"
-
-
-def _path_and_content(picture: Any) -> tuple[str | None, bytes | None]:
-    """A path, or the bytes of the picture: on their own, or as `datasets` keeps them, {"bytes": …, "path": …}."""
-    if isinstance(picture, Mapping):
-        return _path_and_content(picture.get("bytes") or picture.get("path"))
-    if isinstance(picture, bytes):
-        return None, picture
-    return (picture, None) if isinstance(picture, str) else (None, None)
-
-
-def _joined(folder: str, path: str) -> str:
-    """A row's path as seen from the URL of its manifest's folder."""
-    before, link, after = chain_of(folder)
+def _is_folder(path: str, transfer: Transfer) -> bool:
+    """Raises an ItemError where that can't be told. What is behind a URL is asked only if its name doesn't tell."""
     if is_url(path):
-        return path
-    if _is_http(link):
-        return before + urljoin(link, path) + after
-    return path if path.startswith("/") else before + link + path + after
-
-
-def _is_http(given: str) -> bool:
-    """Whether it is a URL without folders or patterns: in one of these a ? begins the query."""
-    return chain_of(given).link.lower().startswith(("http://", "https://"))
-
-
-def _is_remote_folder(url: str, transfer: Transfer) -> bool:
-    """Asked only where the name doesn't tell."""
-    if _is_http(url) or is_media_name(bare(url)) or is_archive(url):
-        return False
-    return urls.describe(url, transfer).kind == "folder"
-
-
-def _is_folder(state: os.stat_result) -> bool:
-    return stat.S_ISDIR(state.st_mode)
+        is_file = is_http(path) or is_media_name(without_query(path)) or is_archive(path)
+        return not is_file and urls.describe(path, transfer).kind == "folder"
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except (OSError, ValueError) as error:
+        raise unreadable_error(error) from error
 
 
 def _is_folder_here(path: str) -> bool:
     return not is_url(path) and os.path.isdir(path)
-
-
-def _exists(path: str) -> bool:
-    try:
-        return os.path.lexists(path)
-    except ValueError:  # a NUL in it
-        return False
 
 
 def _excerpt(raw: bytes) -> str:
@@ -310,38 +256,6 @@ def _excerpt(raw: bytes) -> str:
     if len(raw) <= _EXCERPT_BYTES:
         return os.fsdecode(raw)
     return f"{os.fsdecode(raw[:_EXCERPT_BYTES])}… ({hashlib.sha256(raw).hexdigest()[:16]})"
-
-
-def _split(stream: BinaryIO, separator: bytes) -> Iterator[bytes]:
-    """The pieces of a stream as soon as they come, empty ones left out."""
-    rest, num_bytes, begun = [b""], 0, False  # a line that comes in many blocks is put together once
-    while block := _read(stream):
-        first, *pieces = block.split(separator)
-        rest.append(first)
-        num_bytes += len(first)
-        if num_bytes > _MAX_LINE_BYTES:
-            raise OmnicapError(
-                f"the standard input has a line of more than {_MAX_LINE_BYTES:,} bytes",
-                hint="Names that end with NUL (find -print0) need -0.",
-            )
-        for piece in pieces:
-            line = b"".join(rest)
-            rest, num_bytes = [piece], len(piece)
-            line, begun = line if begun else line.removeprefix(codecs.BOM_UTF8), True
-            if line:
-                yield line
-    line = b"".join(rest)
-    if line and (line := line if begun else line.removeprefix(codecs.BOM_UTF8)):
-        yield line
-
-
-def _read(stream: BinaryIO) -> bytes:
-    """What is there, at least one byte until the end."""
-    read: Callable[[int], bytes] = getattr(stream, "read1", stream.read)
-    try:
-        return read(_BLOCK_BYTES)
-    except OSError as error:
-        raise OmnicapError(f"can't read the standard input: {error.strerror}") from error
 
 
 def _list_folder(folder: str) -> tuple[list[str], set[str]]:
@@ -371,7 +285,7 @@ def _containers_hint(folder: str) -> str:
     except (ItemError, OSError, ValueError):  # there are none, or nobody says
         return ""
     suffix = name[-len(next(each for each in _CONTAINERS if name.lower().endswith(each))) :]
-    before, link, after = chain_of(folder) if is_url(folder) else Chain("", folder, "")
+    before, link, after = split_chain(folder) if is_url(folder) else UrlChain("", folder, "")
     pattern = f"{before}{glob.escape(link)}{'' if link.endswith('/') else '/'}*{suffix}{after}"
     return f"; it holds {suffix} files: name them, as '{printable(shown_path(pattern))}'"
 

@@ -27,9 +27,9 @@ DYING = (
     "import sys; sys.path.insert(0, sys.argv.pop(1))\n"
     "import os, fake_omnicap\n"
     "from omnicap_cli import app\n"
-    "from omnicap_cli.exports import forms\n"
+    "from omnicap_cli.core.files import atomic\n"
     "number = int(sys.argv.pop(1)); fake_omnicap.die = lambda: os.kill(os.getpid(), number)\n"
-    "forms.replacing = fake_omnicap.dying(sys.argv.pop(1))\n"
+    "atomic.replacing = fake_omnicap.dying(sys.argv.pop(1))\n"
     "app.main()"
 )
 DYING_AMONG_FILES = (

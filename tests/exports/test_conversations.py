@@ -17,8 +17,9 @@ from omnicap_cli.core.prompts.catalogue import Catalogue
 from omnicap_cli.core.runs.run_note import RunMeta
 from omnicap_cli.errors import JournalWriteError
 from omnicap_cli.exports.conversations import task_type
-from omnicap_cli.exports.forms import ExportConfig, Outcome, export
-from omnicap_cli.media.record_pictures import PictureFile, Pictures
+from omnicap_cli.exports.export_config import ExportConfig
+from omnicap_cli.exports.export_job import ExportOutcome, export_journal
+from omnicap_cli.media.record_pictures import PictureFile, RecordPictures
 
 # as the published training data has them
 TASK_TYPES = {
@@ -44,12 +45,12 @@ def asked(name: str, id: str = "a.jpg", caption: str | None = "A dog.", **more: 
     )
 
 
-def converse(records: list[dict[str, Any]], name: str = "train.jsonl") -> tuple[list[Any], Outcome]:
+def converse(records: list[dict[str, Any]], name: str = "train.jsonl") -> tuple[list[Any], ExportOutcome]:
     """What an export of these records holds."""
     config = ExportConfig(
         journal=write_journal(Path("run.jsonl"), records), output=name, format="conversations", overwrite=True
     )
-    outcome = export(config, show=print)
+    outcome = export_journal(config, show=print)
     content = Path(name).read_bytes()
     found = json.loads(content) if name.endswith(".json") else [json.loads(line) for line in content.split(b"\n")[:-1]]
     assert len(found) == outcome.num_written
@@ -266,13 +267,13 @@ def test_pictures_that_are_no_files_are_written():
 def test_each_picture_is_made_once(monkeypatch):
     draw_document(RED, BLUE)
     asked_for = []
-    file_of = Pictures.file_of
+    file_of = RecordPictures.file_of
 
-    def watched(self: Pictures, record: dict[str, Any]) -> PictureFile:
+    def watched(self: RecordPictures, record: dict[str, Any]) -> PictureFile:
         asked_for.append(record["id"])
         return file_of(self, record)
 
-    monkeypatch.setattr(Pictures, "file_of", watched)
+    monkeypatch.setattr(RecordPictures, "file_of", watched)
     markdown = [asked("ocr/markdown/en", page["id"], image="in/f.pdf", page=page["page"]) for page in PAGES]
     found, _ = converse([*PAGES, *markdown])
     assert asked_for == ["in/f.pdf#page=1", "in/f.pdf#page=2"]
@@ -298,7 +299,7 @@ def test_stdout_has_no_place_for_pictures():
     draw_document(RED, BLUE)
     lines: list[bytes] = []
     journal = write_journal(Path("run.jsonl"), [*PAGES, asked("ocr/text/en", "b.jpg")])
-    outcome = export(ExportConfig(journal=journal, format="conversations"), show=lines.append)
+    outcome = export_journal(ExportConfig(journal=journal, format="conversations"), show=lines.append)
     assert [json.loads(line)["image"] for line in b"".join(lines).splitlines()] == ["b.jpg"]
     assert dict(outcome.left_out) == {"no place for its picture": 2}
 
@@ -309,7 +310,7 @@ def test_pictures_are_found_from_where_the_run_was(tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     write_journal(tmp_path / "run.jsonl", PAGES[:1])
-    export(ExportConfig(journal=tmp_path / "run.jsonl", output="train.json"), show=print)
+    export_journal(ExportConfig(journal=tmp_path / "run.jsonl", output="train.json"), show=print)
     (found,) = json.loads(Path("train.json").read_bytes())
     assert found["image"].startswith(f"{tmp_path}/elsewhere/train.json.images/in/f.page-1.")
     assert colour_of(found["image"]) == RED

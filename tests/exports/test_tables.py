@@ -15,8 +15,9 @@ import pytest
 from support.journal_records import HOSTILE_CAPTIONS, line_of, make_record, write_journal
 
 from omnicap_cli import __version__
-from omnicap_cli.exports import tables
-from omnicap_cli.exports.forms import ExportConfig, Outcome, export
+from omnicap_cli.exports import table_columns, tables
+from omnicap_cli.exports.export_config import ExportConfig
+from omnicap_cli.exports.export_job import ExportOutcome, export_journal
 
 RECORD_NAMES = [
     *("id", "image", "page", "type", "style", "lang", "caption", "status", "error_kind", "error_message"),
@@ -30,10 +31,10 @@ def journal(tmp_path: Path) -> Path:
     return tmp_path / "run.jsonl"
 
 
-def convert(journal: Path, name: str, **options: Any) -> tuple[Path, Outcome]:
+def convert(journal: Path, name: str, **options: Any) -> tuple[Path, ExportOutcome]:
     """Export to a file beside the journal."""
     target = journal.with_name(name)
-    outcome = export(
+    outcome = export_journal(
         ExportConfig(journal=journal, output=target, overwrite=True, **options), show=lambda _: pytest.fail("stdout")
     )
     return target, outcome
@@ -269,7 +270,7 @@ def test_row_groups(journal, monkeypatch):
 
 
 def test_long_captions_make_small_row_groups(journal, monkeypatch):
-    monkeypatch.setattr(tables, "_MAX_BATCH_BYTES", 500_000)
+    monkeypatch.setattr(table_columns, "_MAX_BATCH_BYTES", 500_000)
     monkeypatch.setattr(tables, "_MAX_GROUP_BYTES", 1_000_000)
     captions = [f"{number}" * 300_000 for number in range(9)]
     write_journal(journal, [make_record(str(number), each) for number, each in enumerate(captions)])
@@ -316,7 +317,7 @@ def test_sorted_and_limited(journal):
 def test_csv_to_stdout(journal):
     write_journal(journal, [make_record(f"{number}.jpg") for number in range(1_000)])
     written = io.BytesIO()
-    export(ExportConfig(journal=journal, format="csv"), show=written.write)
+    export_journal(ExportConfig(journal=journal, format="csv"), show=written.write)
     target, _ = convert(journal, "out.csv")
     assert written.getvalue() == target.read_bytes()
 

@@ -17,8 +17,9 @@ from support.journal_records import HOSTILE_CAPTIONS, make_record, write_journal
 from omnicap_cli import __version__
 from omnicap_cli.core.runs.run_note import RunMeta
 from omnicap_cli.errors import JournalWriteError
-from omnicap_cli.exports.forms import ExportConfig, Outcome, export
-from omnicap_cli.exports.paths import fitted
+from omnicap_cli.exports.export_config import ExportConfig
+from omnicap_cli.exports.export_job import ExportOutcome, export_journal
+from omnicap_cli.exports.paths import fitted_name
 
 Records = list[dict[str, Any]]
 
@@ -28,16 +29,16 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "captions"
 
 
-def mirror(folder: Path, records: Records, **options: Any) -> Outcome:
+def mirror(folder: Path, records: Records, **options: Any) -> ExportOutcome:
     """Export these records to `folder`."""
     journal = write_journal(folder.with_name("run.jsonl"), records)
-    return export(ExportConfig(journal=journal, output=folder, format="txt", **options), show=print)
+    return export_journal(ExportConfig(journal=journal, output=folder, format="txt", **options), show=print)
 
 
-def beside(tmp_path: Path, records: Records, **options: Any) -> Outcome:
+def beside(tmp_path: Path, records: Records, **options: Any) -> ExportOutcome:
     """Export these records to where their pictures are."""
     journal = write_journal(tmp_path / "run.jsonl", records)
-    return export(ExportConfig(journal=journal, format="txt", **options), show=print)
+    return export_journal(ExportConfig(journal=journal, format="txt", **options), show=print)
 
 
 def files_in(folder: Path) -> dict[str, str]:
@@ -141,10 +142,10 @@ def test_a_long_name_keeps_its_beginning(folder):
 
 
 def test_fitted_names_end_between_characters():
-    name = fitted("é" * 200, ".txt")  # two bytes each
+    name = fitted_name("é" * 200, ".txt")  # two bytes each
     assert is_digested(name, "é" * 117)
     assert len(name.encode()) == 2 * 117 + 17 + 4
-    assert fitted("é" * 125, ".text") == "é" * 125 + ".text"
+    assert fitted_name("é" * 125, ".text") == "é" * 125 + ".text"
 
 
 # ------------------------------------------------------------------------------------------ names that clash

@@ -21,7 +21,8 @@ from support.media_samples import pdf, solid_png
 
 from omnicap_cli.core.runs.run_note import RunMeta
 from omnicap_cli.errors import JournalWriteError, OptionError
-from omnicap_cli.exports.forms import ExportConfig, export
+from omnicap_cli.exports.export_config import ExportConfig
+from omnicap_cli.exports.export_job import export_journal
 from omnicap_cli.media.sources import Sources
 
 NUMBERS = itertools.count()
@@ -61,7 +62,7 @@ def make(name, data=None):
 
 
 def convert(output="out.tar", **options):
-    return export(ExportConfig(journal=Path("run.jsonl"), output=output, **options), show=lambda _: None)
+    return export_journal(ExportConfig(journal=Path("run.jsonl"), output=output, **options), show=lambda _: None)
 
 
 def content(path="out.tar"):
@@ -296,9 +297,10 @@ def test_a_full_disk_leaves_the_old_archive(monkeypatch):
 KILLED = """
 import os, signal, sys
 from omnicap_cli.exports import webdataset
-from omnicap_cli.exports.forms import ExportConfig, export
+from omnicap_cli.exports.export_config import ExportConfig
+from omnicap_cli.exports.export_job import export_journal
 from pathlib import Path
-add, count = webdataset._Shards.add, 0
+add, count = webdataset._ShardFiles.add, 0
 def dying(self, key, files):
     global count
     count += 1
@@ -306,8 +308,8 @@ def dying(self, key, files):
     if count == 3:
         self._archive.fileobj.flush()
         os.kill(os.getpid(), signal.SIGKILL)
-webdataset._Shards.add = dying
-export(ExportConfig(journal=Path("run.jsonl"), output="out.tar", shard_bytes=1, overwrite=True), show=print)
+webdataset._ShardFiles.add = dying
+export_journal(ExportConfig(journal=Path("run.jsonl"), output="out.tar", shard_bytes=1, overwrite=True), show=print)
 """
 
 

@@ -29,7 +29,7 @@ from omnicap_cli.errors import (
     UnsupportedError,
 )
 from omnicap_cli.media.decode import decode, decode_visual, probe_visual
-from omnicap_cli.media.images import check_size, decode_image, fit_pixels, formats_here, header_size, to_rgb
+from omnicap_cli.media.images import check_size, decode_image, fit_pixels, header_size, installed_formats, to_rgb
 
 LIMIT = 2_000_000
 
@@ -141,14 +141,14 @@ def test_exif_orientation_of_webp(tmp_path, orientation):
     assert decoded(tmp_path, data) == shown_pixels(orientation)
 
 
-@pytest.mark.skipif("AVIF" not in formats_here(), reason="this Pillow has no AVIF")
+@pytest.mark.skipif("AVIF" not in installed_formats(), reason="this Pillow has no AVIF")
 @pytest.mark.parametrize("orientation", SHOWN)
 def test_orientation_of_avif(tmp_path, orientation):
     data = saved(letters(16), "AVIF", quality=95, subsampling="4:4:4", exif=exif_orientation(orientation))
     assert near(centres(save(tmp_path, "picture.avif", data), 16), shown_pixels(orientation), 12)
 
 
-@pytest.mark.skipif("HEIF" not in formats_here(), reason="needs the package pillow-heif")
+@pytest.mark.skipif("HEIF" not in installed_formats(), reason="needs the package pillow-heif")
 @pytest.mark.parametrize("orientation", SHOWN)
 def test_orientation_of_heic(tmp_path, orientation):
     data = saved(letters(32), "HEIF", quality=95, chroma=444, exif=exif_orientation(orientation))
@@ -402,13 +402,13 @@ def test_jpeg_2000(tmp_path):
     assert decoded(tmp_path, saved(letters(8), "JPEG2000", irreversible=False))[4][4] == COLORS["a"]
 
 
-@pytest.mark.skipif("AVIF" not in formats_here(), reason="this Pillow has no AVIF")
+@pytest.mark.skipif("AVIF" not in installed_formats(), reason="this Pillow has no AVIF")
 def test_avif(tmp_path):
     data = saved(Image.new("RGB", (64, 48), (200, 30, 60)), "AVIF", quality=95)
     assert near(decoded(tmp_path, data, "picture.avif"), [[(200, 30, 60)] * 64] * 48, 6)
 
 
-@pytest.mark.skipif("HEIF" not in formats_here(), reason="needs the package pillow-heif")
+@pytest.mark.skipif("HEIF" not in installed_formats(), reason="needs the package pillow-heif")
 def test_heic(tmp_path):
     data = saved(Image.new("RGB", (64, 48), (200, 30, 60)), "HEIF", quality=95)
     assert near(decoded(tmp_path, data, "picture.heic"), [[(200, 30, 60)] * 64] * 48, 8)

@@ -24,7 +24,7 @@ from omnicap_cli.core.runs.records import Settings
 from omnicap_cli.errors import ItemError, ManifestError
 from omnicap_cli.media import manifests
 from omnicap_cli.media.decode import decode
-from omnicap_cli.media.manifests import plain
+from omnicap_cli.media.manifests import json_value
 from omnicap_cli.media.sources import Sources
 
 RED, GREEN = (250, 10, 10), (10, 250, 10)
@@ -397,7 +397,7 @@ def test_few_pictures_inside_of_parquet_are_held(kind):
     tracemalloc.start()
     try:
         with open("m.parquet", "rb") as file:
-            assert sum(1 for _ in manifests.rows(file, "m.parquet", "image")) == 128
+            assert sum(1 for _ in manifests.read_rows(file, "m.parquet", "image")) == 128
         assert tracemalloc.get_traced_memory()[1] < 40 * 2**18  # as Python's values
     finally:
         tracemalloc.stop()
@@ -492,7 +492,7 @@ def test_json_from_a_pipe_can_not_begin_again(name):
     with open(here, "rb") as source:
         with open(there, "wb") as target:
             target.write(gzip.compress(content) if name.endswith(".gz") else content)
-        rows = manifests.rows(source, name, "image")
+        rows = manifests.read_rows(source, name, "image")
         assert next(rows) == ("row=1", {"image": "a.png"})
         with pytest.raises(ManifestError, match=r"after row 1:.*overflow"):
             next(rows)
@@ -577,7 +577,7 @@ def test_rows_come_as_they_are_read():
             buffer[: len(line)] = line
             return len(line)
 
-    row = next(iter(manifests.rows(io.BufferedReader(OneLine()), "m.jsonl", "image")))
+    row = next(iter(manifests.read_rows(io.BufferedReader(OneLine()), "m.jsonl", "image")))
     assert row == ("line=1", {"image": "a.png"})
 
 
@@ -611,7 +611,7 @@ class Endless(io.RawIOBase):
 )
 def test_no_form_is_read_far_ahead_of_its_rows(name, head, line, columns):
     source = Endless(head, line)
-    found = manifests.rows(io.BufferedReader(source), name, "image")
+    found = manifests.read_rows(io.BufferedReader(source), name, "image")
     for num_rows in (1, 9_999, 90_000):
         assert [row.columns for row in itertools.islice(found, num_rows)] == [columns] * num_rows
         ahead = source.num_given - len(head) - num_rows * len(line)
@@ -636,7 +636,7 @@ def test_parquet_is_not_read_far_ahead_of_its_rows(group_rows):
 
     source, held = Counted("m.parquet"), pa.total_allocated_bytes()
     with io.BufferedReader(source) as file:
-        for number, row in enumerate(manifests.rows(file, "m.parquet", "image")):
+        for number, row in enumerate(manifests.read_rows(file, "m.parquet", "image")):
             assert row.columns["image"] == names[number]
             if number % 1000 == 0:  # the rows before, one batch of rows, buffers, and a dictionary of each column
                 assert source.num_read < (number + 2500) * row_bytes + 600_000
@@ -652,6 +652,6 @@ def test_parquet_is_not_read_far_ahead_of_its_rows(group_rows):
     )
 )
 def test_any_value_becomes_one_that_json_can_hold(value):
-    text = json.dumps(plain(value), allow_nan=False, ensure_ascii=False)
+    text = json.dumps(json_value(value), allow_nan=False, ensure_ascii=False)
     text.encode()  # raises for a lone surrogate
-    assert json.loads(text) == plain(value)
+    assert json.loads(text) == json_value(value)

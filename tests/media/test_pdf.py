@@ -30,7 +30,7 @@ from omnicap_cli.errors import (
 )
 from omnicap_cli.media import pdf as pdf_module
 from omnicap_cli.media.decode import decode, probe_visual
-from omnicap_cli.media.pdf import decode_page, num_pages, page_size
+from omnicap_cli.media.pdf import decode_page, num_pdf_pages, page_size
 
 DATA = Path(__file__).parent / "data"
 LIMIT = 20_000_000
@@ -60,7 +60,7 @@ def render(path, page=1, dpi=72):
 
 @pytest.mark.parametrize("count", [1, 2, 17])
 def test_the_number_of_pages(tmp_path, count):
-    assert num_pages(save(tmp_path, pdf(*[A4] * count))) == count
+    assert num_pdf_pages(save(tmp_path, pdf(*[A4] * count))) == count
 
 
 @pytest.mark.parametrize(
@@ -189,13 +189,13 @@ def test_the_encrypted_sample_opens_with_its_password():
 def test_an_encrypted_pdf_says_so():
     path = str(DATA / "encrypted.pdf")
     with pytest.raises(EncryptedError, match="password"):
-        num_pages(path)
+        num_pdf_pages(path)
     assert "password" in both(path).message
 
 
 def test_a_pdf_that_only_its_owner_has_locked_is_read(tmp_path):
     path = save(tmp_path, encrypted_pdf(user_password=b"", owner_password=b"owner"))
-    assert num_pages(path) == 1
+    assert num_pdf_pages(path) == 1
     assert render(path).size == A4
 
 
@@ -203,10 +203,10 @@ def test_a_pdf_that_only_its_owner_has_locked_is_read(tmp_path):
 def test_no_pages(tmp_path, opened_before):
     if opened_before != "nothing":
         with pytest.raises(EncryptedError):
-            num_pages(str(DATA / "encrypted.pdf"))
+            num_pdf_pages(str(DATA / "encrypted.pdf"))
     path = save(tmp_path, pdf())
     with pytest.raises(DecodeError) as caught:
-        num_pages(path)
+        num_pdf_pages(path)
     assert "Success" not in caught.value.message
     assert both(path).kind == "DecodeError"
 
@@ -227,7 +227,7 @@ def test_a_page_that_is_not_there(tmp_path, page):
 def test_a_damaged_pdf(tmp_path, data):
     path = save(tmp_path, data)
     with pytest.raises(DecodeError, match="damaged"):
-        num_pages(path)
+        num_pdf_pages(path)
     assert both(path).kind == "DecodeError"
 
 
@@ -235,20 +235,20 @@ def test_a_damaged_pdf(tmp_path, data):
 def test_what_is_no_pdf(tmp_path, data):
     path = save(tmp_path, data)
     with pytest.raises(UnsupportedError, match="not a PDF"):
-        num_pages(path)
+        num_pdf_pages(path)
 
 
 @pytest.mark.parametrize("num_real", [1, 3])
 def test_a_pdf_that_claims_a_million_pages_has_those_it_has(tmp_path, num_real):
     path = save(tmp_path, pdf(*[(10, 20)] * num_real, count=1_000_000))
-    assert num_real <= num_pages(path) <= num_real + 3
+    assert num_real <= num_pdf_pages(path) <= num_real + 3
     assert [render(path, page).size for page in range(1, num_real + 1)] == [(10, 20)] * num_real
-    for page in range(num_real + 1, num_pages(path) + 1):
+    for page in range(num_real + 1, num_pdf_pages(path) + 1):
         assert both(path, page).kind == "DecodeError"
 
 
 def test_a_pdf_after_other_bytes_is_read(tmp_path):
-    assert num_pages(save(tmp_path, b"From: someone\r\n\r\n" + pdf(A4))) == 1
+    assert num_pdf_pages(save(tmp_path, b"From: someone\r\n\r\n" + pdf(A4))) == 1
 
 
 @given(cut=st.integers(0, 700), changes=st.lists(st.tuples(st.integers(0, 700), st.integers(0, 255)), max_size=8))
@@ -259,7 +259,7 @@ def test_damage_gives_a_page_or_an_item_error(tmp_path_factory, cut, changes):
         data[place % len(data)] = value
     path = anew(tmp_path_factory.getbasetemp() / "damaged.pdf", data)
     with contextlib.suppress(ItemError):
-        for page in range(1, num_pages(str(path)) + 1):
+        for page in range(1, num_pdf_pages(str(path)) + 1):
             image = decode_page(str(path), page, dpi=72, max_decode_pixels=1_000_000)
             assert image.mode == "RGB"
             assert page_size(str(path), page, dpi=72) == image.size
@@ -267,9 +267,9 @@ def test_damage_gives_a_page_or_an_item_error(tmp_path_factory, cut, changes):
 
 def test_files_that_are_not_there(tmp_path):
     with pytest.raises(NotFoundError):
-        num_pages(str(tmp_path / "missing.pdf"))
+        num_pdf_pages(str(tmp_path / "missing.pdf"))
     with pytest.raises(AccessError):
-        num_pages(str(tmp_path))
+        num_pdf_pages(str(tmp_path))
 
 
 @pytest.mark.parametrize("box", [(14_400, 14_400), (1_000_000, 1_000_000), (14_400, 1_400)])
@@ -292,7 +292,7 @@ def test_the_limit_counts_pixels_at_the_resolution(tmp_path):
 
 def test_a_pdf_whose_name_is_not_utf8(tmp_path):
     path = save(tmp_path, pdf((10, 20)), b"caf\xe9 \xff.pdf")
-    assert num_pages(path) == 1
+    assert num_pdf_pages(path) == 1
     assert render(path).size == (10, 20)
 
 
@@ -331,14 +331,14 @@ def test_pages_are_rendered_from_several_threads(tmp_path):
 @pytest.fixture
 def openings(monkeypatch):
     """A list that grows with each document that is opened; none is open at first."""
-    found, document = [], pdf_module._document
+    found, document = [], pdf_module._parse_document
 
     def counting(file):
         found.append(file)
         return document(file)
 
-    pdf_module._kept.close()
-    monkeypatch.setattr(pdf_module, "_document", counting)
+    pdf_module._last_document.close()
+    monkeypatch.setattr(pdf_module, "_parse_document", counting)
     return found
 
 
@@ -358,7 +358,7 @@ def test_a_pdf_of_heavy_pages_is_opened_more_often(tmp_path, openings, monkeypat
         page_size(path, page, dpi=72)
     assert len(openings) == 3  # 4, 4 and 2 pages of it
     monkeypatch.setattr(pdf_module, "_MAX_BYTES_HELD", 1)
-    pdf_module._kept.close()
+    pdf_module._last_document.close()
     openings.clear()
     assert [page_size(path, page, dpi=72) for page in (1, 2, 3)] == [(10, 10)] * 3
     assert len(openings) == 3
@@ -401,14 +401,14 @@ def num_open_files():
 def test_at_most_one_file_stays_open(tmp_path):
     paths = [save(tmp_path, pdf(A4, A4), name) for name in ("a.pdf", "b.pdf")]
     damaged = save(tmp_path, b"%PDF-1.4\n", "damaged.pdf")
-    pdf_module._kept.close()
+    pdf_module._last_document.close()
     before = num_open_files()
     for path in paths * 3:
-        assert num_pages(path) == 2
+        assert num_pdf_pages(path) == 2
         decode_page(path, 2, dpi=10, max_decode_pixels=LIMIT)
         assert num_open_files() == before + 1
-    for fails in (lambda: num_pages(damaged), lambda: page_size(paths[0], 3, dpi=72)):
-        num_pages(paths[0])
+    for fails in (lambda: num_pdf_pages(damaged), lambda: page_size(paths[0], 3, dpi=72)):
+        num_pdf_pages(paths[0])
         with pytest.raises(DecodeError):
             fails()
         assert num_open_files() == before

@@ -11,8 +11,8 @@ import pytest
 from support.media_samples import solid_png
 
 from omnicap_cli.errors import DecodeError, NotFoundError
-from omnicap_cli.media import archives, record_pictures
-from omnicap_cli.media.record_pictures import Pictures
+from omnicap_cli.media import archives, container_pictures
+from omnicap_cli.media.record_pictures import RecordPictures
 from omnicap_cli.media.sources import Sources
 
 SMALL, LARGE = solid_png(size=(2, 2)), solid_png(size=(64, 64))
@@ -34,36 +34,36 @@ def tar(path, names, mode="w:gz"):
 def test_the_column_that_was_captioned_is_the_one_that_is_found():
     pq.write_table(pa.table({"thumbnail": [SMALL], "image": [LARGE], "other": [SMALL + b"x"]}), "p.parquet")
     record = {"image": "p.parquet#row=1"}
-    assert Pictures().file_of(record).content == LARGE
-    assert Pictures(image_key="thumbnail").file_of(record).content == SMALL
-    assert Pictures(image_key="other").file_of(record).content == SMALL + b"x"
+    assert RecordPictures().file_of(record).content == LARGE
+    assert RecordPictures(image_key="thumbnail").file_of(record).content == SMALL
+    assert RecordPictures(image_key="other").file_of(record).content == SMALL + b"x"
 
 
 def test_another_column_than_the_one_that_was_captioned_is_never_taken():
     """A mask that is exported as the picture is found out by nobody."""
     pq.write_table(pa.table({"mask": [SMALL], "pic": [LARGE], "n": [1]}), "p.parquet")
     record = {"image": "p.parquet#row=1"}
-    assert Pictures(image_key="pic").file_of(record).content == LARGE
+    assert RecordPictures(image_key="pic").file_of(record).content == LARGE
     for image_key in (None, "image", "n", "gone"):
         with pytest.raises(NotFoundError, match=r"^p\.parquet .*: mask, pic$"):
-            Pictures(image_key=image_key).file_of(record)
+            RecordPictures(image_key=image_key).file_of(record)
 
 
 def test_the_only_column_of_pictures_needs_no_name():
     digest = pa.array([b"0123456789abcdef"], pa.binary(16))
     pq.write_table(pa.table({"sha": digest, "pic": [LARGE], "box": [{"x": 1}]}), "p.parquet")
-    assert Pictures().file_of({"image": "p.parquet#row=1"}).content == LARGE
+    assert RecordPictures().file_of({"image": "p.parquet#row=1"}).content == LARGE
     for others in (pa.table({"n": [1]}), pa.Table.from_arrays([pa.array([SMALL]), pa.array([LARGE])], ["pic", "pic"])):
         pq.write_table(others, "p.parquet")
         for image_key in (None, "pic"):
             with pytest.raises(NotFoundError, match=r"none$"):
-                Pictures(image_key=image_key).file_of({"image": "p.parquet#row=1"})
+                RecordPictures(image_key=image_key).file_of({"image": "p.parquet#row=1"})
 
 
 def test_a_column_called_like_a_field_of_another_is_not_taken_for_it():
     pq.write_table(pa.table({"image": [{"bytes": LARGE}], "image.bytes": [SMALL]}), "p.parquet")
-    assert Pictures(image_key="image").file_of({"image": "p.parquet#row=1"}).content == LARGE
-    assert Pictures(image_key="image.bytes").file_of({"image": "p.parquet#row=1"}).content == SMALL
+    assert RecordPictures(image_key="image").file_of({"image": "p.parquet#row=1"}).content == LARGE
+    assert RecordPictures(image_key="image.bytes").file_of({"image": "p.parquet#row=1"}).content == SMALL
 
 
 STRUCT = pa.struct({"bytes": pa.large_binary(), "taken": pa.timestamp("us")})
@@ -85,7 +85,7 @@ def test_what_was_captioned_is_found_whatever_type_its_column_has(kind):
     pq.write_table(pa.table({"image": KINDS[kind]}), "p.parquet")
     (item,) = Sources(inputs=("p.parquet",))
     assert item.visuals[0].content == LARGE
-    assert Pictures().file_of({"image": item.image}).content == LARGE
+    assert RecordPictures().file_of({"image": item.image}).content == LARGE
 
 
 def test_a_damaged_parquet_is_an_error_of_its_pictures():
@@ -94,14 +94,16 @@ def test_a_damaged_parquet_is_an_error_of_its_pictures():
         file.seek(4)
         file.write(b"\xff" * 60)
     with pytest.raises(DecodeError, match=r"p\.parquet"):
-        Pictures().file_of({"image": "p.parquet#row=1"})
+        RecordPictures().file_of({"image": "p.parquet#row=1"})
 
 
 def test_members_that_are_gone_cost_one_pass(monkeypatch):
     tar("x.tar.gz", [f"{number}.png" for number in range(5)])
-    passes, members = [], archives.members
-    monkeypatch.setattr(record_pictures.archives, "members", lambda *a, **k: passes.append(1) or members(*a, **k))
-    found = Pictures()
+    passes, members = [], archives.read_members
+    monkeypatch.setattr(
+        container_pictures.archives, "read_members", lambda *a, **k: passes.append(1) or members(*a, **k)
+    )
+    found = RecordPictures()
     for _ in range(3):
         with pytest.raises(NotFoundError, match="gone"):
             found.file_of({"image": "x.tar.gz#member=gone.png"})
@@ -112,9 +114,11 @@ def test_members_that_are_gone_cost_one_pass(monkeypatch):
 def test_archives_by_turns_are_each_read_once(monkeypatch):
     tar("x.tar.gz", [f"{number}.png" for number in range(6)])
     tar("y.tar.gz", [f"{number}.png" for number in range(6)])
-    passes, members = [], archives.members
-    monkeypatch.setattr(record_pictures.archives, "members", lambda *a, **k: passes.append(1) or members(*a, **k))
-    found = Pictures()
+    passes, members = [], archives.read_members
+    monkeypatch.setattr(
+        container_pictures.archives, "read_members", lambda *a, **k: passes.append(1) or members(*a, **k)
+    )
+    found = RecordPictures()
     for number in (1, 0, 3, 2, 5, 4):  # a little out of order, as several workers finish
         for name in ("x", "y"):
             assert found.file_of({"image": f"{name}.tar.gz#member={number}.png"}).content == SMALL

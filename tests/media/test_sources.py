@@ -24,9 +24,9 @@ from support.media_samples import encrypted_pdf, pdf, permissions_bind, run_boun
 from omnicap_cli.core.files.words import printable
 from omnicap_cli.core.runs.records import Item, MediaRef, Settings
 from omnicap_cli.errors import AccessError, OmnicapError
-from omnicap_cli.media import local_files, sources, walk
+from omnicap_cli.media import local_files, sources, stdin_lines
 from omnicap_cli.media.decode import decode
-from omnicap_cli.media.names import bare, chain_of, path_of_shown, shown_path, suffix_of
+from omnicap_cli.media.names import path_of_shown, shown_path, split_chain, suffix_of, without_query
 from omnicap_cli.media.sources import Sources, unique_items
 
 PNG = solid_png()
@@ -858,7 +858,7 @@ def test_a_long_stream_of_lines(here):
 
 def test_a_line_without_end_is_wrong_usage_and_not_kept(here, monkeypatch):
     """`find -print0` without -0, say."""
-    monkeypatch.setattr(walk, "_MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(stdin_lines, "_MAX_LINE_BYTES", 1000)
     with pytest.raises(OmnicapError, match="1,000 bytes") as caught:
         items("-", stdin=b"a.png\0" * 500)
     assert "-0" in caught.value.hint
@@ -929,14 +929,14 @@ RED, BLUE = (250, 10, 10), (10, 10, 250)
     ],
 )
 def test_the_links_of_a_url(url, before, link, after):
-    assert chain_of(url) == (before, link, after)
+    assert split_chain(url) == (before, link, after)
 
 
 @given(
     st.text(alphabet=":/za1.#?\n") | st.lists(st.sampled_from(["zip://a", "simplecache", "::", "s3://b"])).map("".join)
 )
 def test_the_links_make_up_the_url(url):
-    assert "".join(chain_of(url)) == url
+    assert "".join(split_chain(url)) == url
 
 
 @pytest.mark.parametrize(
@@ -951,7 +951,7 @@ def test_the_links_make_up_the_url(url):
 )
 def test_the_suffix_is_that_of_the_link_that_names_the_file(url, expected):
     assert suffix_of(url) == expected
-    assert bare(url).lower().endswith(expected)
+    assert without_query(url).lower().endswith(expected)
 
 
 def archives_here():

@@ -20,7 +20,7 @@ from omnicap_cli.core.runs.engine import Engine
 from omnicap_cli.core.runs.records import EngineIdentity, Idle, Request, Result
 from omnicap_cli.engines.registry import EngineOptions
 from omnicap_cli.errors import EngineError, InferenceError, ItemError
-from omnicap_cli.media.open_media import opened
+from omnicap_cli.media.open_media import open_media
 
 VARIABLE = "FAKE_ENGINE"
 LOG_LINE_BYTES = 65  # a key in hex and a line feed
@@ -104,7 +104,7 @@ class FakeEngine(Engine):
         if any(part in item.id for part in self._config.fail):
             return Result.failed(request, InferenceError("told to fail"))
         try:
-            with opened(item.visuals[0], request.settings.transfer) as file:
+            with open_media(item.visuals[0], request.settings.transfer) as file:
                 content = file.read()
         except ItemError as error:
             return Result.failed(request, error)

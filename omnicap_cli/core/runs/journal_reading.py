@@ -17,14 +17,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple
 
-import orjson
+import orjson  # of every line; with another parser all exports would take several times as long
 
 from omnicap_cli.core.runs.journal import read_lines
 from omnicap_cli.core.runs.key_index import KEY_BYTES, KeyIndex
 from omnicap_cli.errors import JournalError, OmnicapError
 
 Record = dict[str, Any]
-_Key = tuple[str | int, ...]
+_SortKey = tuple[str | int, ...]
 
 _BUFFER_BYTES: Final = 1 << 20
 _PREFIX_BYTES: Final = 8  # of a key; two that begin alike are rare, and then the whole keys are looked at
@@ -32,7 +32,7 @@ _MANY_LINES: Final = 20_000
 _NUMBERED: Final = re.compile(r"#(?:page|row|line)=([0-9]{1,15})\Z")
 
 
-class Entry(NamedTuple):
+class JournalEntry(NamedTuple):
     """A record, the line that it stands on (newline included, if it has one), and where that begins in the file."""
 
     offset: int
@@ -54,7 +54,7 @@ class JournalReader:
         self._is_scanned = False
         self._is_clean = False  # every line is a record, and no key has two
         self._newest: KeyIndex | None = None  # where each key's last line begins; None where no key has two lines
-        self._file, self._num_bytes = _opened(path)
+        self._file, self._num_bytes = _open_journal(path)
 
     def __enter__(self) -> JournalReader:
         return self
@@ -64,14 +64,14 @@ class JournalReader:
     ) -> None:
         self._file.close()
 
-    def scan(self, observe: Callable[[Entry], object] | None = None) -> None:
+    def scan(self, observe: Callable[[JournalEntry], object] | None = None) -> None:
         """Read it all once, to know which lines count. `observe` gets every record, also those that don't."""
         prefixes, num_other_lines, num_broken_lines = bytearray(), 0, 0
         for offset, raw, key, record in read_lines(self._from_start()):
             if record is not None:
                 prefixes += key[:_PREFIX_BYTES]
                 if observe:
-                    observe(Entry(offset, raw, record))
+                    observe(JournalEntry(offset, raw, record))
             else:
                 num_other_lines += 1
                 num_broken_lines += raw.endswith(b"\n") and not raw.isspace()
@@ -85,7 +85,7 @@ class JournalReader:
         self._is_clean = self._newest is None and not num_other_lines
         self._is_scanned = True
 
-    def entries(self, *, sort: bool = False, grouped: bool = False) -> Iterator[Entry]:
+    def entries(self, *, sort: bool = False, grouped: bool = False) -> Iterator[JournalEntry]:
         """The newest record of each key, in the order of the file.
 
         With `sort` by id (pages by their number), then type, style and language. With `grouped` all records of an id
@@ -93,7 +93,7 @@ class JournalReader:
         """
         if not self._is_scanned:
             self.scan()
-        key = _sort_key if sort else _Groups() if grouped else None
+        key = _sort_key if sort else _FirstOfId() if grouped else None
         if key is None or self._is_in_order(key):
             return self._in_file_order()
         return self._in_order_of(key)
@@ -112,35 +112,35 @@ class JournalReader:
                 newest.set(key, offset)
         return newest
 
-    def _in_file_order(self) -> Iterator[Entry]:
+    def _in_file_order(self) -> Iterator[JournalEntry]:
         return self._all_in_file_order() if self._is_clean else self._newest_in_file_order()
 
-    def _all_in_file_order(self) -> Iterator[Entry]:
+    def _all_in_file_order(self) -> Iterator[JournalEntry]:
         """Where every line counts, there is no need to look at keys."""
         offset = num_records = 0
         try:
             for raw in self._from_start():
-                yield Entry(offset, raw, orjson.loads(raw))
+                yield JournalEntry(offset, raw, orjson.loads(raw))
                 offset += len(raw)
                 num_records += 1
         except orjson.JSONDecodeError as error:
-            raise _changed(self.path) from error
+            raise _replaced_error(self.path) from error
         if num_records != self.num_records:
-            raise _changed(self.path)
+            raise _replaced_error(self.path)
 
-    def _newest_in_file_order(self) -> Iterator[Entry]:
+    def _newest_in_file_order(self) -> Iterator[JournalEntry]:
         num_records = 0
         for offset, raw, key, record in read_lines(self._from_start()):
             if record is not None and (self._newest is None or self._newest.get(key) == offset):
                 num_records += 1
-                yield Entry(offset, raw, record)
+                yield JournalEntry(offset, raw, record)
         if num_records != self.num_records:
-            raise _changed(self.path)
+            raise _replaced_error(self.path)
 
-    def _is_in_order(self, key: Callable[[Entry], _Key]) -> bool:
+    def _is_in_order(self, key: Callable[[JournalEntry], _SortKey]) -> bool:
         return all(first <= second for first, second in itertools.pairwise(map(key, self._in_file_order())))
 
-    def _in_order_of(self, key: Callable[[Entry], _Key]) -> Iterator[Entry]:
+    def _in_order_of(self, key: Callable[[JournalEntry], _SortKey]) -> Iterator[JournalEntry]:
         """By `key`, equal ones in the order of the file. Keys and places are sorted in a temporary database."""
         import sqlite3  # only here: few exports are sorted, and it takes a while to load
 
@@ -154,18 +154,18 @@ class JournalReader:
             hint = "Sorting needs room for temporary files: point the variable TMPDIR to a folder with more."
             raise OmnicapError(f"can't sort {self.path}: {error}", hint=hint) from error
 
-    def _entry_at(self, offset: int, num_bytes: int) -> Entry:
+    def _entry_at(self, offset: int, num_bytes: int) -> JournalEntry:
         try:
             raw = os.pread(self._file.fileno(), num_bytes, offset)
             record = orjson.loads(raw)
         except OSError as error:
-            raise _unreadable(self.path, error) from error
+            raise _unreadable_journal(self.path, error) from error
         except ValueError as error:
-            raise _changed(self.path) from error
-        return Entry(offset, raw, record)
+            raise _replaced_error(self.path) from error
+        return JournalEntry(offset, raw, record)
 
 
-class NewestOf:
+class NewestRecords:
     """Which record of a subject (a picture and what was asked of it, say) counts: the last, or the last without error.
 
     Two of one subject have different keys where the picture or the model changed between runs. 28 bytes of memory each.
@@ -178,7 +178,7 @@ class NewestOf:
         """How many subjects there are."""
         return len(self._offsets)
 
-    def observe(self, entry: Entry, *subject: str) -> None:
+    def observe(self, entry: JournalEntry, *subject: str) -> None:
         """There is a record of `subject`; call it in the order of the file."""
         key, is_ok = digest(*subject), entry.record.get("status") == "ok"
         known = self._offsets.get(key)
@@ -216,19 +216,19 @@ class _Snapshot(io.RawIOBase):
         try:
             content = os.pread(self._descriptor, min(len(buffer), self._num_bytes - self._offset), self._offset)
         except OSError as error:
-            raise _unreadable(self._path, error) from error
+            raise _unreadable_journal(self._path, error) from error
         buffer[: len(content)] = content
         self._offset += len(content)
         return len(content)
 
 
-class _Groups:
+class _FirstOfId:
     """The key that brings one id's records together: where the first of them stands in the file."""
 
     def __init__(self) -> None:
         self._first = KeyIndex()
 
-    def __call__(self, entry: Entry) -> _Key:
+    def __call__(self, entry: JournalEntry) -> _SortKey:
         name = digest(text_of(entry.record, "id"))
         first = self._first.get(name)
         if first is None:
@@ -248,7 +248,7 @@ def _has_repeats(prefixes: bytearray) -> bool:
     return bool((ordered[1:] == ordered[:-1]).any())
 
 
-def _sort_key(entry: Entry) -> _Key:
+def _sort_key(entry: JournalEntry) -> _SortKey:
     """Page 2 of a document comes before its page 10."""
     record = entry.record
     name = text_of(record, "id")
@@ -257,7 +257,9 @@ def _sort_key(entry: Entry) -> _Key:
     return base, number, name, text_of(record, "type"), text_of(record, "style"), text_of(record, "lang")
 
 
-def _sorted_places(database: Any, key: Callable[[Entry], _Key], entries: Iterator[Entry]) -> Iterator[tuple[int, int]]:
+def _sorted_places(
+    database: Any, key: Callable[[JournalEntry], _SortKey], entries: Iterator[JournalEntry]
+) -> Iterator[tuple[int, int]]:
     """Offset and length of each line, sorted. SQLite compares texts by their UTF-8 bytes, which is Python's order."""
     rows = ((*key(entry), entry.offset, len(entry.raw)) for entry in entries)
     first = next(rows, None)
@@ -271,7 +273,7 @@ def _sorted_places(database: Any, key: Callable[[Entry], _Key], entries: Iterato
     yield from database.execute(f"SELECT {offset}, {num_bytes} FROM lines ORDER BY {', '.join(names)}")
 
 
-def _opened(path: Path) -> tuple[io.FileIO, int]:
+def _open_journal(path: Path) -> tuple[io.FileIO, int]:
     """The file and its size in bytes."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe can't be read twice
@@ -279,12 +281,12 @@ def _opened(path: Path) -> tuple[io.FileIO, int]:
         file = io.FileIO(path)
         return file, os.fstat(file.fileno()).st_size
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable_journal(path, error) from error
 
 
-def _unreadable(path: Path, error: OSError) -> JournalError:
+def _unreadable_journal(path: Path, error: OSError) -> JournalError:
     return JournalError(f"can't read {path}: {error.strerror}", hint="Give the path of a journal.")
 
 
-def _changed(path: Path) -> JournalError:
+def _replaced_error(path: Path) -> JournalError:
     return JournalError(f"{path} was replaced or cut while it was read", hint="Run it again.")

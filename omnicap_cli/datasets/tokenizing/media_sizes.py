@@ -14,8 +14,8 @@ from omnicap_cli.core.tokens.samples import SampleError
 from omnicap_cli.errors import AccessError, DownloadError, ItemError, LinkLoopError, NotFoundError
 from omnicap_cli.media.headers import quick_size
 from omnicap_cli.media.images import Size, decode_image, header_size
-from omnicap_cli.media.open_media import opened
-from omnicap_cli.media.record_pictures import Pictures
+from omnicap_cli.media.open_media import open_media
+from omnicap_cli.media.record_pictures import RecordPictures
 
 _NUM_CACHED: Final = 16_384  # one picture often has several captions, near each other
 _REASONS: Final = {
@@ -34,7 +34,7 @@ class MediaSizes:
 
     def __init__(self, root: str | None, *, verify: bool) -> None:
         self._root, self._verify = root or "", verify
-        self._elsewhere = Pictures(folders=(self._root,))  # in archives, and behind URLs
+        self._elsewhere = RecordPictures(folders=(self._root,))  # in archives, and behind URLs
         self.image = functools.lru_cache(_NUM_CACHED)(self._find_image)
         self.clip = functools.lru_cache(_NUM_CACHED)(self._find_clip)
 
@@ -63,12 +63,12 @@ class MediaSizes:
             _check_kind(path)
             if "#" not in name and "%" not in name:  # else it may be within an archive, or percent-encoded
                 return quick_size(path)
-        with opened(self._elsewhere.media_of({"image": name}), Transfer()) as file:
+        with open_media(self._elsewhere.media_of({"image": name}), Transfer()) as file:
             return header_size(file)
 
     def _decode(self, name: str) -> None:
         try:
-            with opened(self._elsewhere.media_of({"image": name}), Transfer()) as file:
+            with open_media(self._elsewhere.media_of({"image": name}), Transfer()) as file:
                 decode_image(file, max_decode_pixels=Settings().max_decode_pixels)
         except ItemError as error:
             raise SampleError("undecodable_image", f"{name}: {without_remedy(error.message)}") from error

@@ -28,7 +28,7 @@ from omnicap_cli.engines.huggingface.forecast import Requests, count_rows
 from omnicap_cli.errors import EngineError, InferenceError, ItemError, OutOfMemoryError
 from omnicap_cli.media.decode import decode_visual, probe_visual
 from omnicap_cli.media.images import Size
-from omnicap_cli.media.open_media import brought_here
+from omnicap_cli.media.open_media import with_remote_content
 
 _LOOK_THREADS: Final = 8  # they wait for disks and servers more than they compute
 _POLL_SECONDS: Final = 0.2
@@ -343,7 +343,7 @@ def _measure(requests: Requests | Idle) -> _Measured | Idle:
     try:
         if item.error:
             raise item.error
-        visuals = tuple(brought_here(visual, settings.transfer) for visual in item.visuals)
+        visuals = tuple(with_remote_content(visual, settings.transfer) for visual in item.visuals)
         if any(here is not visual for here, visual in zip(visuals, item.visuals, strict=True)):
             requests = [replace(request, item=replace(request.item, visuals=visuals)) for request in requests]
         return _Measured(requests, [probe_visual(visual, settings) for visual in visuals])

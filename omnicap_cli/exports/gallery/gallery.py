@@ -19,11 +19,11 @@ from importlib import resources
 from string import Template
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
-import orjson
+import orjson  # each record is on the page
 
 from omnicap_cli import __version__
 from omnicap_cli.errors import ItemError
-from omnicap_cli.exports.forms import ExportJob
+from omnicap_cli.exports.export_job import ExportJob
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -65,18 +65,18 @@ def write_gallery(job: ExportJob) -> None:
 
     def thumbnail_of(record: Record) -> Thumbnail | None:
         try:
-            return thumbnail(job.pictures.pixels_of(record).image)
+            return make_thumbnail(job.pictures.pixels_of(record).image)
         except (ItemError, MemoryError):
             return None
 
-    with job.opened_file(job.config.target) as file:
+    with job.open_output_file(job.config.target) as file:
         records = job.records(grouped=True)
-        job.outcome.num_written = write(records, file, title=job.reader.path.name, thumbnail_of=thumbnail_of)
+        job.outcome.num_written = write_page(records, file, title=job.reader.path.name, thumbnail_of=thumbnail_of)
     if job.outcome.num_written > MANY_RECORDS:
         job.outcome.warnings.append("browsers take long to open a page of this size; --limit makes a smaller one")
 
 
-def write(
+def write_page(
     records: Iterable[Record],
     target: IO[bytes],
     *,
@@ -89,12 +89,12 @@ def write(
     from several threads, once for each card, and returns None where there is no picture; what it raises is raised here.
     Never more than a few hundred records are in memory.
     """
-    head, tail = _page(title)
+    head, tail = _page_around_data(title)
     target.write(head)
-    captions = _Blocks(target, "cards", CARDS_PER_BLOCK, BLOCK_BYTES)
-    pictures = _Blocks(target, "pictures", PICTURES_PER_BLOCK)
+    captions = _JsonBlocks(target, "cards", CARDS_PER_BLOCK, BLOCK_BYTES)
+    pictures = _JsonBlocks(target, "pictures", PICTURES_PER_BLOCK)
     num_records = 0
-    for card, picture in _with_pictures(_cards(records), thumbnail_of):
+    for card, picture in _with_pictures(_group_into_cards(records), thumbnail_of):
         captions.add([dict(record) for record in card])
         pictures.add(picture and (base64.b64encode(picture.webp).decode(), picture.width, picture.height))
         num_records += len(card)
@@ -104,7 +104,7 @@ def write(
     return num_records
 
 
-def thumbnail(image: Image) -> Thumbnail:
+def make_thumbnail(image: Image) -> Thumbnail:
     """Shrink a picture of any mode into BOX_PIXELS and encode it, without what else its file said (place, profile)."""
     from PIL.Image import Resampling
 
@@ -124,7 +124,7 @@ def thumbnail(image: Image) -> Thumbnail:
 # -------------------------------------------------------------------------------------------------- cards
 
 
-def _cards(records: Iterable[Record]) -> Iterator[list[Record]]:
+def _group_into_cards(records: Iterable[Record]) -> Iterator[list[Record]]:
     """Neighbours with one id together; a record without one stands alone."""
     card: list[Record] = []
     for record in records:
@@ -160,7 +160,7 @@ def _with_pictures(
 # --------------------------------------------------------------------------------------------------- page
 
 
-def _page(title: str) -> tuple[bytes, bytes]:
+def _page_around_data(title: str) -> tuple[bytes, bytes]:
     """The page before and after its data. Its policy lets run what is inlined here, by digest, and nothing else."""
     folder = resources.files(__package__)
     style = (folder / "gallery.css").read_text("utf-8")
@@ -168,8 +168,8 @@ def _page(title: str) -> tuple[bytes, bytes]:
     policy = [
         "default-src 'none'",
         "img-src data:",
-        f"style-src {_digest(style)}",
-        f"script-src {' '.join(map(_digest, scripts))}",
+        f"style-src {_script_digest(style)}",
+        f"script-src {' '.join(map(_script_digest, scripts))}",
         "base-uri 'none'",
         "form-action 'none'",
         "require-trusted-types-for 'script'",
@@ -186,12 +186,12 @@ def _page(title: str) -> tuple[bytes, bytes]:
     return head, tail
 
 
-def _digest(text: str) -> str:
+def _script_digest(text: str) -> str:
     """The source expression of CSP level 2, section 4.2.5, that allows an inlined `text`."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-class _Blocks:
+class _JsonBlocks:
     """JSON arrays in script elements that no browser runs, `num_each` values or `max_bytes` in each.
 
     The page parses a block when it needs it.
@@ -224,22 +224,22 @@ def _inert_json(value: object) -> bytes:
     try:
         encoded = orjson.dumps(value)
     except orjson.JSONEncodeError:  # a lone surrogate, a number or a depth that only another program writes
-        encoded = orjson.dumps(_plain(value))
+        encoded = orjson.dumps(_writable_value(value))
     for character, escape in _ESCAPES.items():
         encoded = encoded.replace(character, escape)
     return encoded
 
 
-def _plain(value: object, depth: int = 0) -> object:
+def _writable_value(value: object, depth: int = 0) -> object:
     """`value` as a tree that JSON and UTF-8 can hold, odd leaves as their text."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, Mapping | list | tuple) and depth >= MAX_DEPTH:
         return "…"
     if isinstance(value, Mapping):
-        return {str(_plain(str(name))): _plain(inner, depth + 1) for name, inner in value.items()}
+        return {str(_writable_value(str(name))): _writable_value(inner, depth + 1) for name, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner, depth + 1) for inner in value]
+        return [_writable_value(inner, depth + 1) for inner in value]
     if value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**53):
         return value
-    return _plain(str(value))
+    return _writable_value(str(value))

@@ -12,9 +12,9 @@ from typing import Final
 from omnicap_cli.core.runs.journal_reading import Record, digest, text_of
 from omnicap_cli.core.runs.key_index import KeyIndex
 from omnicap_cli.errors import ItemError
-from omnicap_cli.exports.forms import NO_PICTURE, ExportJob
-from omnicap_cli.exports.metadata.xmp import CaptionNote, embed, sidecar
-from omnicap_cli.exports.paths import Name, Place, SmallFiles, UniqueNames, fitted
+from omnicap_cli.exports.export_job import NO_PICTURE, ExportJob
+from omnicap_cli.exports.metadata.xmp import CaptionNote, embed_captions, sidecar_packet
+from omnicap_cli.exports.paths import FileNames, PicturePlace, SmallFiles, UniqueNames, fitted_name
 from omnicap_cli.media.names import IMAGE_SUFFIXES
 
 SIDECAR_SUFFIX: Final = ".xmp"
@@ -25,7 +25,7 @@ def write_copies(job: ExportJob) -> None:
     assert job.config.target is not None, "write_copies has a folder: ExportConfig asks for one"
     job.outcome.unit = "pictures"
     names = UniqueNames()
-    job.reader.scan(lambda entry: names.claim(_full_name(entry.record)))
+    job.reader.scan(lambda entry: names.claim(_copy_names(entry.record)))
     written, files = KeyIndex(), SmallFiles(overwrite=job.config.overwrite)
     for records in job.captions_by_picture():
         if records[0].get("page") is not None:
@@ -35,36 +35,32 @@ def write_copies(job: ExportJob) -> None:
         if picture is None:
             job.outcome.left_out[NO_PICTURE] += 1
             continue
-        name = _full_name(records[0])
+        name = _copy_names(records[0])
         chosen = names.of(name)
         suffix = "" if os.path.splitext(chosen)[1].lower() in IMAGE_SUFFIXES else picture.suffix
-        path = os.path.join(job.config.target, name.folder, fitted(chosen, suffix))
+        path = os.path.join(job.config.target, name.folder, fitted_name(chosen, suffix))
         if written.get(digest(path)) is not None:
             job.outcome.left_out["a copy of the picture has another caption"] += 1
             continue
         written.set(digest(path), 1)
-        notes = [_note(record) for record in records]
-        content = embed(picture.content, notes)
+        notes = [_caption_note(record) for record in records]
+        content = embed_captions(picture.content, notes)
         if _is_original(job, records[0], path):
             job.outcome.left_out["the copy would take the place of the picture"] += 1
         elif content is not None:
-            _put(job, files, path, content)
-        elif _put(job, files, path, picture.content) and (note := sidecar(notes)) is not None:
-            _put(job, files, path + SIDECAR_SUFFIX, note, counts=False)
-    if job.outcome.num_conflicts:
-        job.outcome.warnings.append(
-            f"{job.outcome.num_conflicts:,} files were there with another content, and were left alone "
-            "(--overwrite replaces them)"
-        )
+            job.outcome.count_file(path, files.put(path, content))
+        elif job.outcome.count_file(path, files.put(path, picture.content)):
+            beside = path + SIDECAR_SUFFIX
+            job.outcome.count_file(beside, files.put(beside, sidecar_packet(notes)), is_extra=True)
 
 
-def _full_name(record: Record) -> Name:
+def _copy_names(record: Record) -> FileNames:
     """A copy is called as its picture is, suffix and all; if two would be, they are told apart by a digest."""
-    name = Name.mirrored(Place.of(record))
+    name = FileNames.mirrored(PicturePlace.of(record))
     return name._replace(stem=name.full)
 
 
-def _note(record: Record) -> CaptionNote:
+def _caption_note(record: Record) -> CaptionNote:
     return CaptionNote(
         text=text_of(record, "caption"),
         type=text_of(record, "type"),
@@ -82,12 +78,3 @@ def _is_original(job: ExportJob, record: Record, path: str) -> bool:
         original = job.pictures.path_of(record)
         return original is not None and os.path.samefile(original, path)
     return False
-
-
-def _put(job: ExportJob, files: SmallFiles, path: str, content: bytes, *, counts: bool = True) -> bool:
-    """Whether the file is there now."""
-    put = files.put(path, content)
-    job.outcome.num_written += counts and put == "written"
-    job.outcome.num_same += counts and put == "same"
-    job.outcome.num_conflicts += put == "conflict"
-    return put != "conflict"

@@ -1,6 +1,7 @@
 """An XMP packet's place in the bytes of a picture file, so that the packet changes and nothing else does.
 
-It knows which files take one; how, each format's module in `containers` knows; what a packet says, neither.
+It knows which formats take one: JPEG, PNG and WebP. How, each format's module in `containers` knows; what a packet
+says, neither.
 """
 
 from __future__ import annotations
@@ -10,26 +11,20 @@ import zlib
 from collections.abc import Callable
 from typing import Final
 
-from omnicap_cli.exports.metadata.containers.file_parts import Change, NotEmbeddableError
-from omnicap_cli.exports.metadata.containers.gif import rewrite_gif
+from omnicap_cli.exports.metadata.containers.file_parts import NotEmbeddableError, PacketChange
 from omnicap_cli.exports.metadata.containers.jpeg import rewrite_jpeg
 from omnicap_cli.exports.metadata.containers.png import rewrite_png
-from omnicap_cli.exports.metadata.containers.tiff import rewrite_tiff
 from omnicap_cli.exports.metadata.containers.webp import rewrite_webp
 
-_CONTAINERS: Final[dict[bytes, Callable[[bytes, Change], bytes]]] = {
+_CONTAINERS: Final[dict[bytes, Callable[[bytes, PacketChange], bytes]]] = {
     b"\xff\xd8\xff": rewrite_jpeg,
     b"\x89PNG\r\n\x1a\n": rewrite_png,
     b"RIFF": rewrite_webp,
-    b"GIF87a": rewrite_gif,
-    b"GIF89a": rewrite_gif,
-    b"II*\0": rewrite_tiff,
-    b"MM\0*": rewrite_tiff,
 }
 _SIGNED: Final = b"c2pa.assertions"  # in every manifest of Content Credentials
 
 
-def rewrite_packet(content: bytes, change: Change) -> bytes:
+def rewrite_packet(content: bytes, change: PacketChange) -> bytes:
     """The file with `change` applied to its XMP packet; its compressed pixels are only copied.
 
     Raises NotEmbeddableError where the format takes none, the packet doesn't fit, the file is malformed, or it is

@@ -43,10 +43,9 @@ class CaptionNote:
     engine: str
     prompt_sha: str
     key: str
-    page: int | None = None
 
 
-def embed(content: bytes, notes: Sequence[CaptionNote]) -> bytes | None:
+def embed_captions(content: bytes, notes: Sequence[CaptionNote]) -> bytes | None:
     """The picture file `content` with one or more notes as XMP, all else in it as it was; earlier notes are replaced.
 
     The first note with a text, and the first in each further language, become the description, unless there is one
@@ -54,17 +53,14 @@ def embed(content: bytes, notes: Sequence[CaptionNote]) -> bytes | None:
     long, something malformed or signed.
     """
     try:
-        return rewrite_packet(content, lambda packet: _merged(packet, notes))
+        return rewrite_packet(content, lambda packet: merged_packet(packet, notes))
     except NotEmbeddableError:
         return None
 
 
-def sidecar(notes: Sequence[CaptionNote], existing: bytes | None = None) -> bytes | None:
-    """A whole .xmp file with the notes, by the rules of `embed`; None only where the `existing` one can't be read."""
-    try:
-        return _merged(existing or b"", notes)
-    except NotEmbeddableError:
-        return None
+def sidecar_packet(notes: Sequence[CaptionNote]) -> bytes:
+    """A whole .xmp file with the notes, for beside a picture that can't take them."""
+    return merged_packet(b"", notes)
 
 
 # ---------------------------------------------------------------------------------------------- writing
@@ -74,7 +70,7 @@ _ESCAPES: Final = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&
 _LANGUAGE_TAG: Final = re.compile("[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
 
 
-def _escaped(text: str) -> str:
+def _escaped_xml(text: str) -> str:
     return _FORBIDDEN.sub("\ufffd", text).translate(_ESCAPES)
 
 
@@ -82,26 +78,26 @@ def _new_packet(notes: Sequence[CaptionNote]) -> str:
     """No padding, and so read-only for programs that would edit it in place without knowing the file around it."""
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n<x:xmpmeta xmlns:x="adobe:ns:meta/">\n'
-        f' <rdf:RDF xmlns:rdf="{_RDF}">{_block(notes, about="", describe=True)}\n </rdf:RDF>\n'
+        f' <rdf:RDF xmlns:rdf="{_RDF}">{_description_block(notes, about="", describe=True)}\n </rdf:RDF>\n'
         '</x:xmpmeta>\n<?xpacket end="r"?>'
     )
 
 
-def _block(notes: Sequence[CaptionNote], *, about: str, describe: bool) -> str:
+def _description_block(notes: Sequence[CaptionNote], *, about: str, describe: bool) -> str:
     """The notes as an rdf:Description that needs no namespace from outside; `about` is what others there have."""
     namespaces = {"rdf": _RDF, "dc": _DC, "photoshop": _PHOTOSHOP, "omnicap": NAMESPACE}
     declared = "".join(f'\n    xmlns:{prefix}="{uri}"' for prefix, uri in namespaces.items())
-    lines = [f'\n  <rdf:Description rdf:about="{_escaped(about)}"{declared}>']
+    lines = [f'\n  <rdf:Description rdf:about="{_escaped_xml(about)}"{declared}>']
     if describe:
-        lines += _description([note for note in notes if note.text.strip()])
+        lines += _caption_elements([note for note in notes if note.text.strip()])
     lines += ["<omnicap:captions>", " <rdf:Bag>"]
     for note in notes:
-        lines += ['  <rdf:li rdf:parseType="Resource">', *_fields(note), "  </rdf:li>"]
+        lines += ['  <rdf:li rdf:parseType="Resource">', *_note_elements(note), "  </rdf:li>"]
     lines += [" </rdf:Bag>", "</omnicap:captions>"]
     return "\n   ".join(lines) + "\n  </rdf:Description>"
 
 
-def _description(notes: Sequence[CaptionNote]) -> Iterator[str]:
+def _caption_elements(notes: Sequence[CaptionNote]) -> Iterator[str]:
     """What programs show as the caption, and who they say wrote it (IPTC: Description Writer)."""
     if not notes:
         return
@@ -110,19 +106,16 @@ def _description(notes: Sequence[CaptionNote]) -> Iterator[str]:
         if _LANGUAGE_TAG.fullmatch(note.lang):
             texts.setdefault(note.lang, note.text)
     yield from ("<dc:description>", " <rdf:Alt>")
-    yield from (f'  <rdf:li xml:lang="{lang}">{_escaped(text)}</rdf:li>' for lang, text in texts.items())
+    yield from (f'  <rdf:li xml:lang="{lang}">{_escaped_xml(text)}</rdf:li>' for lang, text in texts.items())
     yield from (" </rdf:Alt>", "</dc:description>")
-    yield f"<photoshop:CaptionWriter>{_MARK} by {_escaped(notes[0].model)}</photoshop:CaptionWriter>"
+    yield f"<photoshop:CaptionWriter>{_MARK} by {_escaped_xml(notes[0].model)}</photoshop:CaptionWriter>"
     yield "<omnicap:describes>True</omnicap:describes>"  # else a description isn't ours, even if it says the same
 
 
-def _fields(note: CaptionNote) -> Iterator[str]:
-    values = {"text": note.text, "type": note.type, "style": note.style, "lang": note.lang}
-    if note.page is not None:
-        values["page"] = str(note.page)
-    values |= {"generated": "True", "model": note.model, "engine": note.engine}
-    values |= {"promptSha": note.prompt_sha, "key": note.key}
-    yield from (f"   <omnicap:{name}>{_escaped(value)}</omnicap:{name}>" for name, value in values.items())
+def _note_elements(note: CaptionNote) -> Iterator[str]:
+    values = {"text": note.text, "type": note.type, "style": note.style, "lang": note.lang, "generated": "True"}
+    values |= {"model": note.model, "engine": note.engine, "promptSha": note.prompt_sha, "key": note.key}
+    yield from (f"   <omnicap:{name}>{_escaped_xml(value)}</omnicap:{name}>" for name, value in values.items())
 
 
 # ---------------------------------------------------------------------------------------------- changing
@@ -137,12 +130,12 @@ _MARKUP: Final = re.compile(
 _ATTRIBUTE: Final = re.compile(r"""(?<!\s)\s+([^\s=]+)\s*=\s*(?:"[^"]*"|'[^']*')""")
 
 
-class _Parsed(NamedTuple):
+class _ParsedPacket(NamedTuple):
     text: str
     root: Element
 
 
-class _Place(NamedTuple):
+class _ElementPlace(NamedTuple):
     """Where an element stands: text[start:end], of it text[start:inner] and text[outer:end] its two tags.
 
     `outer` equals `end` in an element that is one empty tag.
@@ -163,7 +156,7 @@ class _Property(NamedTuple):
     end: int
 
 
-class _Edit(NamedTuple):
+class _TextEdit(NamedTuple):
     """Put `text` in place of what stands from `start` to `end`."""
 
     start: int
@@ -171,27 +164,27 @@ class _Edit(NamedTuple):
     text: str = ""
 
 
-def _merged(packet: bytes, notes: Sequence[CaptionNote]) -> bytes:
+def merged_packet(packet: bytes, notes: Sequence[CaptionNote]) -> bytes:
     """The packet with the notes instead of earlier ones, and all that others wrote just as they spelled it.
 
     Raises NotEmbeddableError where the packet can't be read.
     """
     if not packet.strip(_EMPTY):
         return _new_packet(notes).encode()
-    text, root = _parsed(packet)
-    places = _places(text, root)
+    text, root = _parse_packet(packet)
+    places = _element_places(text, root)
     holders = [element for element in root.iter() if element.tag == f"{{{_RDF}}}RDF"]
     if len(holders) != 1:
         raise NotEmbeddableError("the packet is no XMP")
     nodes = {node: list(_properties(text, node, places)) for node in holders[0]}
-    describe = _is_free([item for items in nodes.values() for item in items])
+    describe = _may_describe([item for items in nodes.values() for item in items])
     edits = [edit for node, items in nodes.items() for edit in _removals(text, places[node], items, describe)]
     about = next(filter(None, (node.get(f"{{{_RDF}}}about") or node.get("about") for node in nodes)), "")
-    edits.append(_insertion(text, places[holders[0]], _block(notes, about=about, describe=describe)))
-    return _edited(text, edits).encode()
+    edits.append(_insertion(text, places[holders[0]], _description_block(notes, about=about, describe=describe)))
+    return _edited_text(text, edits).encode()
 
 
-def _parsed(packet: bytes) -> _Parsed:
+def _parse_packet(packet: bytes) -> _ParsedPacket:
     """A document type, and with it any entity, is an error."""
     if len(packet) > MAX_PACKET_BYTES:
         raise NotEmbeddableError("the packet is too large")
@@ -202,16 +195,16 @@ def _parsed(packet: bytes) -> _Parsed:
         raise NotEmbeddableError("the packet can't be read") from error
     if _OTHER_ENCODING.match(text):
         raise NotEmbeddableError("the packet says that it isn't UTF-8")
-    return _Parsed(text, root)
+    return _ParsedPacket(text, root)
 
 
-def _places(text: str, root: Element) -> dict[Element, _Place]:
+def _element_places(text: str, root: Element) -> dict[Element, _ElementPlace]:
     """Where every element stands. What the parser read is well-formed, so that tags can be told by their brackets."""
-    tags: list[_Place] = []
+    tags: list[_ElementPlace] = []
     open_tags: list[int] = []
     for match in _MARKUP.finditer(text):
         if match["opening"]:
-            tags.append(_Place(match.start(), match.end(), match.end(), match.end()))
+            tags.append(_ElementPlace(match.start(), match.end(), match.end(), match.end()))
             if not match["opening"].endswith("/>"):
                 open_tags.append(len(tags) - 1)
         elif match["closing"]:
@@ -220,18 +213,18 @@ def _places(text: str, root: Element) -> dict[Element, _Place]:
     return dict(zip(root.iter(), tags, strict=True))
 
 
-def _properties(text: str, node: Element, places: dict[Element, _Place]) -> Iterator[_Property]:
+def _properties(text: str, node: Element, places: dict[Element, _ElementPlace]) -> Iterator[_Property]:
     start, inner, _, _ = places[node]
-    attributes = [match for match in _ATTRIBUTE.finditer(text, start, inner) if not _declares(match[1])]
+    attributes = [match for match in _ATTRIBUTE.finditer(text, start, inner) if not _declares_namespace(match[1])]
     for (name, value), match in zip(node.items(), attributes, strict=True):
         if not name.startswith((f"{{{_RDF}}}", f"{{{_XML}}}")):
             yield _Property(name, [value], *match.span())
     for element in node:
         place = places[element]
-        yield _Property(element.tag, _values(element), _without_space(text, place.start), place.end)
+        yield _Property(element.tag, _property_texts(element), _without_space(text, place.start), place.end)
 
 
-def _declares(attribute: str) -> bool:
+def _declares_namespace(attribute: str) -> bool:
     return attribute == "xmlns" or attribute.startswith("xmlns:")
 
 
@@ -242,53 +235,53 @@ def _without_space(text: str, place: int) -> int:
     return place
 
 
-def _values(element: Element) -> list[str]:
+def _property_texts(element: Element) -> list[str]:
     """The texts of a property; of our captions, which other programs may have written as attributes, the captions."""
     captions = [inner.text if inner.tag == _TEXT else inner.get(_TEXT) for inner in element.iter()]
     items = ["".join(item.itertext()) for item in element.iter(f"{{{_RDF}}}li")]
     return [caption for caption in captions if caption] or items or ["".join(element.itertext())]
 
 
-def _is_free(properties: Sequence[_Property]) -> bool:
+def _may_describe(properties: Sequence[_Property]) -> bool:
     """Whether the description and its writer are ours to set: blank so far, or just what omnicap set them to.
 
     Somebody who corrects a caption may leave the writer as it is, so the texts must be those that we noted as ours.
     """
-    ours, texts, writers = (_said(properties, name) for name in (_CAPTIONS, _DESCRIPTION, _WRITER))
-    if not _said(properties, _DESCRIBES):
+    ours, texts, writers = (_texts_of_property(properties, name) for name in (_CAPTIONS, _DESCRIPTION, _WRITER))
+    if not _texts_of_property(properties, _DESCRIBES):
         return not texts and not writers
     return texts <= ours and all(text.startswith(_MARK) for text in writers)
 
 
-def _said(properties: Sequence[_Property], name: str) -> set[str]:
+def _texts_of_property(properties: Sequence[_Property], name: str) -> set[str]:
     """The texts of the properties of one name, but for blank ones; white space may have been broken anew."""
     texts = {" ".join(text.split()) for item in properties if item.name == name for text in item.values}
     return texts - {""}
 
 
-def _is_ours(name: str) -> bool:
+def _is_own_property(name: str) -> bool:
     return name.startswith(f"{{{NAMESPACE}}}")
 
 
-def _removals(text: str, place: _Place, properties: Sequence[_Property], describe: bool) -> Iterable[_Edit]:
+def _removals(text: str, place: _ElementPlace, properties: Sequence[_Property], describe: bool) -> Iterable[_TextEdit]:
     """What has to go from one rdf:Description, or all of it if nothing would be left."""
     replaced = (_DESCRIPTION, _WRITER) if describe else ()
-    gone = [item for item in properties if _is_ours(item.name) or item.name in replaced]
+    gone = [item for item in properties if _is_own_property(item.name) or item.name in replaced]
     if gone and len(gone) == len(properties):
-        return [_Edit(_without_space(text, place.start), place.end)]
-    return [_Edit(item.start, item.end) for item in gone]
+        return [_TextEdit(_without_space(text, place.start), place.end)]
+    return [_TextEdit(item.start, item.end) for item in gone]
 
 
-def _insertion(text: str, holder: _Place, block: str) -> _Edit:
+def _insertion(text: str, holder: _ElementPlace, block: str) -> _TextEdit:
     """The block as the last thing in rdf:RDF, which may be one empty tag."""
     if holder.outer < holder.end:
         place = _without_space(text, holder.outer)
-        return _Edit(place, place, block)
+        return _TextEdit(place, place, block)
     name = re.split(r"[\s/]", text[holder.start + 1 : holder.end], maxsplit=1)[0]
-    return _Edit(holder.end - 2, holder.end, f">{block}\n </{name}>")
+    return _TextEdit(holder.end - 2, holder.end, f">{block}\n </{name}>")
 
 
-def _edited(text: str, edits: Iterable[_Edit]) -> str:
+def _edited_text(text: str, edits: Iterable[_TextEdit]) -> str:
     """The text after edits that come in the order of their places."""
     pieces, done = [], 0
     for edit in edits:

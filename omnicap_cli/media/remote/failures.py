@@ -13,11 +13,10 @@ import zlib
 from collections.abc import Iterator
 from typing import Final
 
-from omnicap_cli.core.files.words import printable
+from omnicap_cli.core.files.words import one_line, printable
 from omnicap_cli.errors import AccessError, DecodeError, DownloadError, NotFoundError, OmnicapError, TooLargeError
 
 TRY_AGAIN: Final = "try again with --retry-failed"
-_MAX_CHARACTERS: Final = 300
 _MAX_LAYERS: Final = 10
 _USER: Final = re.compile(r"(?<=://)[^/\s]*@")
 _QUERY: Final = re.compile(r"(://[^\s?#'\"]*)[?#][^\s'\")]*")
@@ -26,20 +25,19 @@ _DAMAGED: Final = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAEr
 _PACKAGES: Final = {"smbclient": "smbprotocol", "libarchive": "libarchive-c"}  # where the module has another name
 
 
-def one_line(text: str) -> str:
-    """`text` without line breaks, control characters and secrets of URLs, cut where it is very long."""
-    text = _QUERY.sub(r"\1", _USER.sub("", " ".join(text.split())))
-    return printable(text if len(text) <= _MAX_CHARACTERS else text[:_MAX_CHARACTERS] + "…")
+def without_secrets(text: str) -> str:
+    """`text` as one line without control characters and secrets of URLs, cut where it is very long."""
+    return printable(one_line(_QUERY.sub(r"\1", _USER.sub("", text))))
 
 
-def reason(error: BaseException) -> str:
+def root_reason(error: BaseException) -> str:
     """What is at the bottom of `error`: libraries wrap what the system says in their own names and addresses."""
-    found = list(layers(error))
+    found = list(error_layers(error))
     said = next((layer.strerror for layer in found if isinstance(layer, OSError) and layer.strerror), None)
-    return one_line(_OF_OPENSSL.sub("", said or str(found[-1]) or type(found[-1]).__name__))
+    return without_secrets(_OF_OPENSSL.sub("", said or str(found[-1]) or type(found[-1]).__name__))
 
 
-def layers(error: BaseException) -> Iterator[BaseException]:
+def error_layers(error: BaseException) -> Iterator[BaseException]:
     """`error` and what it wraps, outermost first."""
     layer: BaseException | None = error
     for _ in range(_MAX_LAYERS):
@@ -50,7 +48,7 @@ def layers(error: BaseException) -> Iterator[BaseException]:
         layer = next((each for each in inner if isinstance(each, BaseException)), None)
 
 
-def failure(error: Exception, url: str) -> OmnicapError:
+def error_for_user(error: Exception, url: str) -> OmnicapError:
     """What stands for an exception of a file system that isn't ours: an ItemError, unless a package is missing."""
     if isinstance(error, ImportError):
         return _missing_package(error, url)
@@ -61,11 +59,11 @@ def failure(error: Exception, url: str) -> OmnicapError:
     if isinstance(error, PermissionError):
         return AccessError("no permission to read it")
     if isinstance(error, _DAMAGED):
-        return DecodeError(f"damaged: {reason(error)}")
-    return DownloadError(f"can't be read: {reason(error)}")
+        return DecodeError(f"damaged: {root_reason(error)}")
+    return DownloadError(f"can't be read: {root_reason(error)}")
 
 
-def too_large(num_bytes: int | None, max_bytes: int) -> TooLargeError:
+def too_large_error(num_bytes: int | None, max_bytes: int) -> TooLargeError:
     """`num_bytes` is None where nobody knows how many more would have come."""
     size = "it" if num_bytes is None else f"{num_bytes:,} bytes"
     verb = "has more bytes" if num_bytes is None else "are more"
@@ -77,7 +75,9 @@ def _missing_package(error: ImportError, url: str) -> OmnicapError:
     cause = error if error.name else error.__cause__
     module = cause.name if isinstance(cause, ModuleNotFoundError) else None
     if not module:
-        return OmnicapError(f"can't read {one_line(url)}: {reason(error)}")
+        return OmnicapError(f"can't read {without_secrets(url)}: {root_reason(error)}")
     top = module.partition(".")[0]
     package = _PACKAGES.get(top, top.replace("_", "-"))
-    return OmnicapError(f"{one_line(url)} needs the package {package}", hint=f"Install it: pip install {package}")
+    return OmnicapError(
+        f"{without_secrets(url)} needs the package {package}", hint=f"Install it: pip install {package}"
+    )

@@ -23,7 +23,7 @@ import urllib3
 from omnicap_cli import __version__
 from omnicap_cli.core.runs.records import Transfer
 from omnicap_cli.errors import AccessError, DownloadError, ItemError, NotFoundError
-from omnicap_cli.media.remote.failures import TRY_AGAIN, layers, one_line, reason
+from omnicap_cli.media.remote.failures import TRY_AGAIN, error_layers, root_reason, without_secrets
 
 BACKOFF_SECONDS: Final = 0.5  # before the second attempt; twice as long before each one after that
 MAX_WAIT_SECONDS: Final = 60.0
@@ -51,7 +51,7 @@ class Head(NamedTuple):
     num_bytes: int | None
 
 
-class Trouble(Exception):
+class PassingError(Exception):
     """What another attempt may mend. `retry_after` is the server's header of that name."""
 
     def __init__(self, message: str, *, retry_after: str | None = None) -> None:
@@ -75,10 +75,10 @@ class Attempts:
         while True:
             try:
                 return action()
-            except Trouble as trouble:
+            except PassingError as trouble:
                 self._wait(trouble)
 
-    def _wait(self, trouble: Trouble) -> None:
+    def _wait(self, trouble: PassingError) -> None:
         if self._num_used >= self._num_allowed:
             times = f" (in {self._num_used + 1} attempts)" if self._num_used else ""
             raise DownloadError(f"{trouble}{times}; {TRY_AGAIN}") from trouble
@@ -108,14 +108,14 @@ def send(
     """
     session = _session()
     session.cookies.clear()  # they live for one chain, so that no item depends on those before it
-    _check(url)
+    _check_url(url)
     for _ in range(_MAX_REDIRECTS + 1):
-        response = _answer(session, method, url, transfer, headers)
+        response = _request_once(session, method, url, transfer, headers)
         location = session.location(response)
         if location is None:
             return response
         dismiss(response)
-        url = _redirected(url, location)
+        url = _redirect_target(url, location)
     raise DownloadError(f"redirected more than {_MAX_REDIRECTS} times")
 
 
@@ -146,7 +146,7 @@ def refuse(response: requests.Response) -> NoReturn:
     said = f"HTTP {status} {http.client.responses.get(status, '')}".rstrip()
     dismiss(response)
     if status in _PASSING:
-        raise Trouble(said, retry_after=response.headers.get("Retry-After"))
+        raise PassingError(said, retry_after=response.headers.get("Retry-After"))
     raise _refusal(status, said)
 
 
@@ -186,7 +186,7 @@ def _session() -> _Session:
     return session
 
 
-def _answer(
+def _request_once(
     session: _Session, method: str, url: str, transfer: Transfer, headers: Mapping[str, str] | None
 ) -> requests.Response:
     seconds = transfer.timeout_seconds
@@ -195,20 +195,20 @@ def _answer(
             method, url, headers=headers, stream=True, allow_redirects=False, timeout=(seconds, seconds)
         )
     except requests.Timeout as error:
-        raise Trouble(f"no answer from {_host(url)} within {seconds:g} s") from error
+        raise PassingError(f"no answer from {_host(url)} within {seconds:g} s") from error
     except requests.ConnectionError as error:
-        if any(isinstance(layer, ssl.SSLCertVerificationError) for layer in layers(error)):
+        if any(isinstance(layer, ssl.SSLCertVerificationError) for layer in error_layers(error)):
             remedy = "REQUESTS_CA_BUNDLE can name a file of those to trust"
-            raise DownloadError(f"{_host(url)} is not trusted: {reason(error)}; {remedy}") from error
-        raise Trouble(f"can't reach {_host(url)}: {reason(error)}") from error
+            raise DownloadError(f"{_host(url)} is not trusted: {root_reason(error)}; {remedy}") from error
+        raise PassingError(f"can't reach {_host(url)}: {root_reason(error)}") from error
     except ValueError as error:  # its text holds the URL in ways that no pattern finds
-        of_proxy = any(isinstance(layer, _BAD_PROXY) for layer in layers(error))
+        of_proxy = any(isinstance(layer, _BAD_PROXY) for layer in error_layers(error))
         raise DownloadError(_BAD_PROXY_TEXT if of_proxy else "not a valid URL") from error
     except (OSError, urllib3.exceptions.HTTPError, http.client.HTTPException) as error:
-        raise DownloadError(f"can't ask {_host(url)}: {reason(error)}") from error
+        raise DownloadError(f"can't ask {_host(url)}: {root_reason(error)}") from error
 
 
-def _check(url: str) -> SplitResult:
+def _check_url(url: str) -> SplitResult:
     """Raise DownloadError for what libraries would take for a URL in different ways, or not at all."""
     if any(ord(character) < 0x20 or ord(character) == 0x7F for character in url):
         raise DownloadError("not a valid URL: there are control characters in it")
@@ -225,7 +225,7 @@ def _check(url: str) -> SplitResult:
     return parts
 
 
-def _redirected(url: str, location: str) -> str:
+def _redirect_target(url: str, location: str) -> str:
     """The URL that a redirect leads to. Credentials go along on the same server only."""
     try:
         target = urljoin(url, location)
@@ -233,8 +233,8 @@ def _redirected(url: str, location: str) -> str:
     except ValueError as error:
         raise DownloadError("redirected to what is not a valid URL") from error
     if scheme not in _PORTS:
-        raise DownloadError(f"redirected to {one_line(target)}: only http and https are followed")
-    here, there = _check(url), _check(target)
+        raise DownloadError(f"redirected to {without_secrets(target)}: only http and https are followed")
+    here, there = _check_url(url), _check_url(target)
     user, at, _ = here.netloc.rpartition("@")
     if "@" in there.netloc or not _is_same_server(here, there):
         return target
@@ -247,7 +247,7 @@ def _is_same_server(here: SplitResult, there: SplitResult) -> bool:
     return here.hostname == there.hostname and (places[0] == places[1] or places == [*_PORTS.items()])
 
 
-def _asked_seconds(trouble: Trouble) -> float | None:
+def _asked_seconds(trouble: PassingError) -> float | None:
     """What a Retry-After header asks for, if it makes sense."""
     if trouble.retry_after is None:
         return None
@@ -258,7 +258,7 @@ def _asked_seconds(trouble: Trouble) -> float | None:
 
 
 def _host(url: str) -> str:
-    return one_line(urlsplit(url).hostname or "")
+    return without_secrets(urlsplit(url).hostname or "")
 
 
 def _head(url: str, transfer: Transfer) -> Head:

@@ -20,8 +20,8 @@ import urllib3
 
 from omnicap_cli.core.runs.records import Transfer
 from omnicap_cli.errors import DecodeError, DownloadError
-from omnicap_cli.media.remote.failures import TRY_AGAIN, layers, one_line, reason, too_large
-from omnicap_cli.media.remote.http import Attempts, Trouble, declared_bytes, encoding_of, refuse, send
+from omnicap_cli.media.remote.failures import TRY_AGAIN, error_layers, root_reason, too_large_error, without_secrets
+from omnicap_cli.media.remote.http import Attempts, PassingError, declared_bytes, encoding_of, refuse, send
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -35,25 +35,25 @@ _CHANGED: Final = f"the file changed while it was read; {TRY_AGAIN}"
 _BROKEN: Final = (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError)
 
 
-def opened(url: str, transfer: Transfer, max_bytes: int | None = None) -> io.BufferedReader:
+def open_body(url: str, transfer: Transfer, max_bytes: int | None = None) -> io.BufferedReader:
     """A file from its first byte on. Raises an ItemError, here or from `read`.
 
     With `max_bytes` a file that declares more is refused, and all of it gets `num_retries`; without, each stretch that
     brings nothing gets so many.
     """
-    body = _Body(url, transfer, patient=max_bytes is None)
+    body = _ResumingBody(url, transfer, patient=max_bytes is None)
     if max_bytes is not None and body.num_bytes is not None and body.num_bytes > max_bytes:
         body.close()
-        raise too_large(body.num_bytes, max_bytes)
+        raise too_large_error(body.num_bytes, max_bytes)
     if not body.encoding or urlsplit(url).path.lower().endswith(_COMPRESSED_SUFFIXES):
         return io.BufferedReader(body, _PIECE_BYTES)
     if body.encoding not in _ENCODINGS:
         body.close()
-        raise DownloadError(f"sent in the encoding {one_line(body.encoding)}, which was not asked for")
-    return io.BufferedReader(_Decoded(body), _PIECE_BYTES)
+        raise DownloadError(f"sent in the encoding {without_secrets(body.encoding)}, which was not asked for")
+    return io.BufferedReader(_DecompressedBody(body), _PIECE_BYTES)
 
 
-class _Raw(io.RawIOBase):
+class _PieceReader(io.RawIOBase):
     """What a BufferedReader reads from; a subclass says what the next piece is."""
 
     def readable(self) -> bool:
@@ -70,7 +70,7 @@ class _Raw(io.RawIOBase):
         """At least one and at most `num_bytes`, which is at least one; none at the end."""
 
 
-class _Body(_Raw):
+class _ResumingBody(_PieceReader):
     """The bytes as they are sent. `num_bytes` is how many the server declares, `encoding` what it wrapped them in.
 
     After a break it asks for the rest, or reads once more what it has where the server only sends all. It never puts
@@ -128,7 +128,7 @@ class _Body(_Raw):
         is_part = response.status_code == http.HTTPStatus.PARTIAL_CONTENT
         if response.status_code // 100 != 2 or (is_part and not self.position):
             refuse(response)
-        extent = _extent_of(response) if is_part else _Extent(0, declared_bytes(response))
+        extent = _extent_of(response) if is_part else _BodyExtent(0, declared_bytes(response))
         if extent.begin > self.position or not self._is_same(response, extent.total):
             response.close()
             raise DownloadError(_CHANGED)
@@ -154,12 +154,12 @@ class _Body(_Raw):
         told = ((self._headers.get(name), response.headers.get(name)) for name in ("ETag", "Last-Modified"))
         return next((before == now for before, now in told if before and now), True)
 
-    def _broken(self, error: Exception | None) -> Trouble:
+    def _broken(self, error: Exception | None) -> PassingError:
         self._hang_up()
         whole = "" if self.num_bytes is None else f" of {self.num_bytes:,}"
-        by_system = error is not None and any(isinstance(layer, OSError) for layer in layers(error))
-        why = f": {reason(error)}" if error is not None and by_system else ""
-        return Trouble(f"broke off after {self.position:,}{whole} bytes{why}")
+        by_system = error is not None and any(isinstance(layer, OSError) for layer in error_layers(error))
+        why = f": {root_reason(error)}" if error is not None and by_system else ""
+        return PassingError(f"broke off after {self.position:,}{whole} bytes{why}")
 
     def _hang_up(self) -> None:
         if self._response is not None:
@@ -167,10 +167,10 @@ class _Body(_Raw):
             self._response = None
 
 
-class _Decoded(_Raw):
+class _DecompressedBody(_PieceReader):
     """A body without the encoding that the server wrapped it in. Raises DecodeError where that is broken."""
 
-    def __init__(self, body: _Body) -> None:
+    def __init__(self, body: _ResumingBody) -> None:
         super().__init__()
         self._body = body
         self._decoder = zlib.decompressobj(_GZIP_OR_ZLIB)
@@ -200,17 +200,17 @@ class _Decoded(_Raw):
                 return b""
 
 
-class _Extent(NamedTuple):
+class _BodyExtent(NamedTuple):
     """Where a body begins in its file, and how long that is, in bytes."""
 
     begin: int
     total: int | None
 
 
-def _extent_of(response: requests.Response) -> _Extent:
+def _extent_of(response: requests.Response) -> _BodyExtent:
     """Of a 206 answer, by its Content-Range (RFC 9110, 14.4)."""
     match = _RANGE.match(response.headers.get("Content-Range", ""))
     if match is None:
         response.close()
         raise DownloadError("asked for a part of the file, the server sent something else")
-    return _Extent(int(match[1]), None if match[2] == "*" else int(match[2]))
+    return _BodyExtent(int(match[1]), None if match[2] == "*" else int(match[2]))

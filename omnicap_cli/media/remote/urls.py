@@ -18,9 +18,9 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from omnicap_cli.core.runs.records import Transfer
 from omnicap_cli.errors import AccessError, DownloadError, OmnicapError, UnsupportedError
-from omnicap_cli.media.names import chain_of
 from omnicap_cli.media.names import is_url as is_url
-from omnicap_cli.media.remote.failures import TRY_AGAIN, failure, too_large
+from omnicap_cli.media.names import split_chain
+from omnicap_cli.media.remote.failures import TRY_AGAIN, error_for_user, too_large_error
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -36,7 +36,7 @@ _STAMPS: Final = (  # what file systems call what changes with a file, the most 
 )
 
 
-class Remote(NamedTuple):
+class RemoteInfo(NamedTuple):
     """`fingerprint` tells one state of a file from another; `num_bytes` is None where nobody says."""
 
     kind: Literal["file", "folder"]
@@ -44,7 +44,7 @@ class Remote(NamedTuple):
     num_bytes: int | None
 
 
-class _Place(NamedTuple):
+class _RemotePlace(NamedTuple):
     """Where a URL leads: a file system of fsspec, and the path in it."""
 
     system: Any
@@ -62,7 +62,7 @@ def is_in_process(url: str) -> bool:
     return not _HTTP.match(url) and "memory" in _PROTOCOL.findall(url)
 
 
-def describe(url: str, transfer: Transfer) -> Remote:
+def describe(url: str, transfer: Transfer) -> RemoteInfo:
     """What is there, without its content. Raises an ItemError where nobody says.
 
     A web server that answers no such questions leaves the answer to the download, and the fingerprint is "url".
@@ -71,22 +71,22 @@ def describe(url: str, transfer: Transfer) -> Remote:
         from omnicap_cli.media.remote import http
 
         head = http.head(url, transfer)
-        return Remote("file", head.fingerprint, head.num_bytes)
+        return RemoteInfo("file", head.fingerprint, head.num_bytes)
     with _own_errors(url):
-        place = _place(url)
+        place = _find_place(url)
         info = place.system.info(place.path)
         if info["type"] == "directory":
-            return Remote("folder", "url", None)
+            return RemoteInfo("folder", "url", None)
         if info["type"] == "other":  # as a FIFO, which would make us wait for ever
             raise AccessError("not a regular file")
         stamp = next((info[name] for name in _STAMPS if info.get(name)), None) or place.system.ukey(place.path)
-        return Remote("file", f"url:{stamp}:{info.get('size')}", info.get("size"))
+        return RemoteInfo("file", f"url:{stamp}:{info.get('size')}", info.get("size"))
 
 
 def fetch(url: str, transfer: Transfer) -> bytes:
     """All of a file. Raises TooLargeError if that is more than `max_bytes`, or another ItemError."""
     content = io.BytesIO()
-    with _opened(url, transfer, transfer.max_bytes) as file:
+    with _open_url(url, transfer, transfer.max_bytes) as file:
         begun = time.monotonic()
         while piece := file.read1(min(_PIECE_BYTES, transfer.max_bytes + 1 - content.tell())):
             content.write(piece)
@@ -94,13 +94,13 @@ def fetch(url: str, transfer: Transfer) -> bytes:
             if seconds > transfer.timeout_seconds and content.tell() < seconds * _MIN_BYTES_PER_SECOND:
                 raise DownloadError(f"only {content.tell():,} bytes came in {seconds:.0f} s; {TRY_AGAIN}")
     if content.tell() > transfer.max_bytes:
-        raise too_large(None, transfer.max_bytes)
+        raise too_large_error(None, transfer.max_bytes)
     return content.getvalue()
 
 
 def open_stream(url: str, transfer: Transfer) -> BinaryIO:
     """A file of any size, to be read once from front to back and closed. Raises an ItemError, here or from `read`."""
-    return _opened(url, transfer, None)
+    return _open_url(url, transfer, None)
 
 
 def seekable_copy(url: str, transfer: Transfer) -> BinaryIO:
@@ -117,11 +117,13 @@ def list_folder(url: str) -> Iterator[tuple[str, bool]]:
     """The URLs in a folder in the order of their names, each with whether it is a folder. Raises an ItemError."""
     _refuse_http(url)
     with _own_errors(url):
-        place = _place(url)
+        place = _find_place(url)
         found = place.system.ls(place.path, detail=True)
         entries = sorted((entry["name"].rstrip("/"), entry["type"] == "directory") for entry in found)
     del found
-    with _forgetting(lambda: place.system.dircache.pop(place.path, None)):  # not of the folders above, still in use
+    with _forgetting_listing(
+        lambda: place.system.dircache.pop(place.path, None)
+    ):  # not of the folders above, still in use
         for name, is_folder in entries:
             if name != place.path.rstrip("/"):  # buckets keep the folder itself as an empty object
                 yield _child(url, name.rpartition("/")[2]), is_folder
@@ -131,14 +133,14 @@ def glob(url: str) -> Iterator[str]:
     """The URLs that match a pattern, sorted. Raises an ItemError."""
     _refuse_http(url)
     with _own_errors(url):
-        place = _place(url)
+        place = _find_place(url)
         names = sorted(place.system.glob(place.path))
-    with _forgetting(place.system.invalidate_cache):
+    with _forgetting_listing(place.system.invalidate_cache):
         for name in names:
             yield _match(url, place.path, name)
 
 
-class _Guarded(io.RawIOBase):
+class _GuardedFile(io.RawIOBase):
     """A file of fsspec whose errors are ours. It keeps the file system, which may close the file when it goes."""
 
     def __init__(self, file: Any, url: str, system: Any) -> None:
@@ -163,37 +165,37 @@ class _Guarded(io.RawIOBase):
         super().close()
 
 
-def _opened(url: str, transfer: Transfer, max_bytes: int | None) -> io.BufferedReader:
+def _open_url(url: str, transfer: Transfer, max_bytes: int | None) -> io.BufferedReader:
     """A file, refused if it says that it is larger than `max_bytes`."""
     if _HTTP.match(url):
         from omnicap_cli.media.remote import http_body
 
-        return http_body.opened(url, transfer, max_bytes)
+        return http_body.open_body(url, transfer, max_bytes)
     if as_local_path(url) is not None:
         describe(url, transfer)  # which refuses what is no file
     with _own_errors(url):
-        place = _place(url)
+        place = _find_place(url)
         found = place.system.open(place.path, "rb")
-        file, size = _Guarded(found, url, place.system), getattr(found, "size", None)
+        file, size = _GuardedFile(found, url, place.system), getattr(found, "size", None)
         if max_bytes is not None and isinstance(size, int) and size > max_bytes:
             file.close()
-            raise too_large(size, max_bytes)
+            raise too_large_error(size, max_bytes)
         return io.BufferedReader(file, _PIECE_BYTES)
 
 
-def _place(url: str) -> _Place:
+def _find_place(url: str) -> _RemotePlace:
     import fsspec
 
     path = as_local_path(url)
     if path is not None:
-        return _Place(fsspec.filesystem("file"), path)
+        return _RemotePlace(fsspec.filesystem("file"), path)
     if url.lower().startswith(("file://", "local://")):
         raise UnsupportedError("not a file of this machine; a file:// URL names the whole path: file:///folder/file")
     known = {*fsspec.available_protocols(), *fsspec.registry}
     unknown = [protocol for protocol in _PROTOCOL.findall(url) if protocol not in known]
     if unknown:
         raise UnsupportedError(f"{unknown[0]}:// is no protocol that is read here")
-    return _Place(*fsspec.core.url_to_fs(url))
+    return _RemotePlace(*fsspec.core.url_to_fs(url))
 
 
 @contextlib.contextmanager
@@ -203,11 +205,11 @@ def _own_errors(url: str) -> Iterator[None]:
     except (OmnicapError, MemoryError):
         raise
     except Exception as error:  # file systems raise whatever the libraries that they stand on do
-        raise failure(error, url) from error
+        raise error_for_user(error, url) from error
 
 
 @contextlib.contextmanager
-def _forgetting(forget: Callable[[], Any]) -> Iterator[None]:
+def _forgetting_listing(forget: Callable[[], Any]) -> Iterator[None]:
     """Leave a listing to its file system while it is gone through, so that nobody asks again; then free the memory."""
     try:
         yield
@@ -223,21 +225,21 @@ def _refuse_http(url: str) -> None:
 
 def _child(url: str, name: str) -> str:
     """The URL of `name` in the folder `url`, spelled as that is."""
-    before, link, after = chain_of(url)
+    before, link, after = split_chain(url)
     protocol, _, path = link.partition("://")
     folder = path.rstrip("/")
-    spelled = _quoted(name) if as_local_path(url) is not None else name
+    spelled = _percent_encoded(name) if as_local_path(url) is not None else name
     return f"{before}{protocol}://{folder}{'/' if path else ''}{spelled}{after}"
 
 
 def _match(url: str, pattern: str, name: str) -> str:
     """The URL of what a pattern matched; `pattern` and `name` are paths in the file system of `url`."""
     if as_local_path(url) is not None:
-        return f"file://{_quoted(name)}"
-    before, link, after = chain_of(url)
+        return f"file://{_percent_encoded(name)}"
+    before, link, after = split_chain(url)
     whole = link.removesuffix(pattern) if pattern and link.endswith(pattern) else link[: link.index("://") + 3]
     return f"{before}{whole}{name}{after}"
 
 
-def _quoted(path: str) -> str:
+def _percent_encoded(path: str) -> str:
     return quote_from_bytes(os.fsencode(path))

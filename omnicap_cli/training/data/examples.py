@@ -21,8 +21,8 @@ from omnicap_cli.core.tokens.sequences import IGNORED, Media
 from omnicap_cli.core.tokens.training_input import TrainingInput
 from omnicap_cli.media.frames import frames_of
 from omnicap_cli.media.images import decode_image
-from omnicap_cli.media.open_media import opened
-from omnicap_cli.media.record_pictures import Pictures
+from omnicap_cli.media.open_media import open_media
+from omnicap_cli.media.record_pictures import RecordPictures
 from omnicap_cli.media.video import clip_of
 from omnicap_cli.training.data.record_index import DataError
 
@@ -93,7 +93,7 @@ class ExampleReader:
         """`processor` is transformers' own, of the same folder as `input`."""
         self._input, self._processor, self.layout = input, processor, layout
         self._root = image_root or ""
-        self._pictures = Pictures(folders=(self._root,))
+        self._pictures = RecordPictures(folders=(self._root,))
 
     def read(self, record: Mapping[str, Any], *, max_tokens: int | None = None) -> Example:
         """The example of a record that was counted; what is over `max_tokens` is cut off its end, if that is text.
@@ -154,7 +154,7 @@ class ExampleReader:
             raise DataError(f"{record.get('id')}: {error.message}", hint=_COUNT_AGAIN) from error
 
     def _image(self, name: str, size: dict[str, int]) -> Patches:
-        with opened(self._pictures.media_of({"image": name}), Transfer()) as file:
+        with open_media(self._pictures.media_of({"image": name}), Transfer()) as file:
             image = decode_image(file, max_decode_pixels=Settings().max_decode_pixels)
         made = self._processor.image_processor(images=image, size=size, return_tensors="pt")
         return Patches(made["pixel_values"], made["image_grid_thw"])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from support.journal_records import line_of, make_record, write_journal
 
 from omnicap_cli.core.runs import journal_reading
-from omnicap_cli.core.runs.journal_reading import Entry, JournalReader, NewestOf
+from omnicap_cli.core.runs.journal_reading import JournalEntry, JournalReader, NewestRecords
 from omnicap_cli.errors import JournalError, OmnicapError
 
 
@@ -294,7 +294,7 @@ def test_like_a_model_in_memory(tmp_path_factory, rows, with_broken_lines):
 
 
 def test_the_newest_of_a_subject():
-    newest = NewestOf()
+    newest = NewestRecords()
     subjects = [
         ("a", "x"),
         ("a", "y"),
@@ -309,7 +309,7 @@ def test_the_newest_of_a_subject():
         ("d",),
     ]
     statuses = ["ok"] * 5 + ["ok", "error", "error", "ok", "error", "error"]
-    entries = [Entry(offset, b"", {"status": status}) for offset, status in enumerate(statuses)]
+    entries = [JournalEntry(offset, b"", {"status": status}) for offset, status in enumerate(statuses)]
     for entry, subject in zip(entries, subjects, strict=True):
         newest.observe(entry, *subject)
     assert [newest.has(offset, "a", "x") for offset in range(5)] == [False, False, True, False, False]

@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from omnicap_cli.exports.gallery.gallery import Thumbnail, thumbnail, write
+from omnicap_cli.exports.gallery.gallery import Thumbnail, make_thumbnail, write_page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 PATIENCE_SECONDS = 30.0  # only ever reached by a test that fails
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-PICTURE = thumbnail(Image.new("RGB", (300, 200), (200, 40, 40)))
+PICTURE = make_thumbnail(Image.new("RGB", (300, 200), (200, 40, 40)))
 HOSTILE = [
     "<img src=x onerror=window.pwned=1>",
     "</script><script>window.pwned=2</script>",
@@ -54,7 +54,7 @@ def failed(id, kind="DecodeError", message="damaged PNG file"):
 
 def written(records, title="run.jsonl", thumbnail_of=lambda record: PICTURE):
     target = io.BytesIO()
-    count = write(records, target, title=title, thumbnail_of=thumbnail_of)
+    count = write_page(records, target, title=title, thumbnail_of=thumbnail_of)
     return count, target.getvalue()
 
 
@@ -174,7 +174,7 @@ def test_only_a_block_and_a_few_more_are_in_memory():
             self.num_cards += bytes(data).count(b'"image":')
             return super().write(data)
 
-    write(records(), Target(), title="t", thumbnail_of=lambda record: PICTURE)
+    write_page(records(), Target(), title="t", thumbnail_of=lambda record: PICTURE)
     assert len(lead) > 16
     assert max(lead) <= 128 + 2 * 4 + 1  # a block; two for each of four threads; one in hand
 
@@ -191,7 +191,7 @@ def test_memory_does_not_grow_with_the_journal():
         records = (record(f"{number}.png", caption="x" * 1000) for number in range(num_records))
         tracemalloc.start()
         try:
-            write(records, target, title="t", thumbnail_of=lambda record: Thumbnail(bytes(6000), 240, 240))
+            write_page(records, target, title="t", thumbnail_of=lambda record: Thumbnail(bytes(6000), 240, 240))
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
@@ -265,7 +265,7 @@ def test_what_json_cannot_hold():
     ],
 )
 def test_sizes_of_thumbnails(size, expected):
-    made = thumbnail(Image.new("RGB", size))
+    made = make_thumbnail(Image.new("RGB", size))
     assert (made.width, made.height) == expected
     with Image.open(io.BytesIO(made.webp)) as image:
         assert (image.format, image.size) == ("WEBP", expected)
@@ -274,7 +274,7 @@ def test_sizes_of_thumbnails(size, expected):
 def test_a_thumbnail_shows_the_picture():
     picture = Image.new("RGB", (400, 400), (200, 30, 30))
     picture.paste((30, 30, 200), (0, 200, 400, 400))
-    with Image.open(io.BytesIO(thumbnail(picture).webp)) as image:
+    with Image.open(io.BytesIO(make_thumbnail(picture).webp)) as image:
         for place, expected in (((120, 40), (200, 30, 30)), ((120, 200), (30, 30, 200))):
             assert all(abs(one - other) < 16 for one, other in zip(image.getpixel(place), expected, strict=True))
 
@@ -282,7 +282,7 @@ def test_a_thumbnail_shows_the_picture():
 def test_of_a_strip_the_beginning_is_shown():
     strip = Image.new("RGB", (100, 4000), "black")
     strip.paste((255, 255, 255), (0, 0, 100, 400))
-    with Image.open(io.BytesIO(thumbnail(strip).webp)) as image:
+    with Image.open(io.BytesIO(make_thumbnail(strip).webp)) as image:
         assert min(image.convert("L").tobytes()) > 230
 
 
@@ -290,13 +290,13 @@ def test_of_a_strip_the_beginning_is_shown():
 def test_thumbnails_of_any_mode(mode):
     picture = Image.new(mode, (600, 300))
     before = picture.copy()
-    made = thumbnail(picture)
+    made = make_thumbnail(picture)
     assert (made.width, made.height) == (240, 120)
     assert (picture.size, picture.tobytes()) == (before.size, before.tobytes())
 
 
 def test_what_is_transparent_is_white():
-    with Image.open(io.BytesIO(thumbnail(Image.new("RGBA", (9, 9), (255, 0, 0, 0))).webp)) as image:
+    with Image.open(io.BytesIO(make_thumbnail(Image.new("RGBA", (9, 9), (255, 0, 0, 0))).webp)) as image:
         assert image.mode == "RGB"
         assert min(image.getpixel((4, 4))) > 250
 
@@ -304,7 +304,7 @@ def test_what_is_transparent_is_white():
 def test_a_thumbnail_tells_nothing_of_where_a_picture_was_taken():
     picture = Image.new("RGB", (9, 9))
     picture.info |= {"exif": b"Exif\0\0MM\0*", "icc_profile": bytes(5000), "xmp": b"<x:xmpmeta>"}
-    made = thumbnail(picture)
+    made = make_thumbnail(picture)
     assert len(made.webp) < 300
     with Image.open(io.BytesIO(made.webp)) as image:
         assert not {"exif", "icc_profile", "xmp"} & set(image.info)
@@ -984,7 +984,7 @@ def test_contrast_in_light_and_dark(open_page, scheme):
 
 def test_on_a_phone(open_page):
     long_name = record("a" * 300 + ".png", caption="b" * 500, style="markdown", meta={"c" * 200: "d"})
-    tall = thumbnail(Image.new("RGB", (300, 600)))
+    tall = make_thumbnail(Image.new("RGB", (300, 600)))
     phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
     page = open_page(
         [long_name, record("tall.png", caption="line\n" * 200), *SAMPLE], thumbnail_of=lambda _: tall, **phone

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from omnicap_cli.exports.forms import ExportConfig, export
+from omnicap_cli.exports.export_config import ExportConfig
+from omnicap_cli.exports.export_job import export_journal
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +34,9 @@ def record(number, image, caption="a caption", **fields):
 
 def convert(*records, output="copies", **options):
     Path("run.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
-    return export(ExportConfig(journal=Path("run.jsonl"), output=output, format="xmp", **options), show=lambda _: None)
+    return export_journal(
+        ExportConfig(journal=Path("run.jsonl"), output=output, format="xmp", **options), show=lambda _: None
+    )
 
 
 def tree(folder="copies"):
@@ -64,12 +67,33 @@ def test_a_copy_has_the_same_pixels_and_the_caption(name):
     assert "m-1" in said
 
 
-def test_a_format_that_takes_no_metadata_is_copied_with_a_file_beside_it():
-    make("a.bmp")
-    assert convert(record(1, "a.bmp", "grau")).num_written == 1
-    assert tree() == ["a.bmp", "a.bmp.xmp"]
-    assert Path("copies/a.bmp").read_bytes() == Path("a.bmp").read_bytes()
-    assert "grau" in Path("copies/a.bmp.xmp").read_text()
+@pytest.mark.parametrize(
+    ("name", "num_frames"), [("a.bmp", 1), ("a.gif", 1), ("a.gif", 3), ("a.tif", 1), ("a.tiff", 1), ("a.TIF", 1)]
+)
+def test_a_format_that_takes_no_metadata_is_copied_with_a_file_beside_it(name, num_frames):
+    others = [Image.new("RGB", (40, 30), (number, 0, 0)) for number in range(1, num_frames)]
+    make(name, **({"save_all": True, "append_images": others} if others else {}))
+    with Image.open(name) as image:
+        assert getattr(image, "n_frames", 1) == num_frames
+    assert convert(record(1, name, "grau")).num_written == 1
+    assert tree() == [name, f"{name}.xmp"]
+    assert Path(f"copies/{name}").read_bytes() == Path(name).read_bytes()
+    assert "grau" in Path(f"copies/{name}.xmp").read_text()
+
+
+def test_a_description_inside_a_tiff_stays_there_and_the_caption_stands_beside_it():
+    make("a.tif", tiffinfo={700: b"<x:xmpmeta xmlns:x='adobe:ns:meta/'>by hand</x:xmpmeta>"})
+    convert(record(1, "a.tif", "grau"))
+    assert b"by hand" in Path("copies/a.tif").read_bytes()
+    assert "by hand" not in Path("copies/a.tif.xmp").read_text()
+    assert "grau" in Path("copies/a.tif.xmp").read_text()
+
+
+def test_pages_of_a_tiff_are_left_out_as_pages_of_a_document_are():
+    make("scan.tif", save_all=True, append_images=[Image.new("RGB", (40, 30))])
+    pages = [record(page, "scan.tif", id=f"scan.tif#page={page}", page=page) for page in (1, 2)]
+    outcome = convert(*pages)
+    assert (outcome.num_written, dict(outcome.left_out)) == (0, {"pages of documents": 2})
 
 
 def test_all_captions_of_a_picture_are_in_its_copy():

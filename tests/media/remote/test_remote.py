@@ -819,7 +819,7 @@ def test_a_redirect_may_bring_credentials_of_its_own(server):
     ],
 )
 def test_which_server_is_the_same(url, location, expected):
-    assert http._redirected(url, location) == expected
+    assert http._redirect_target(url, location) == expected
 
 
 def test_a_netrc_file_is_used(server, tmp_path, monkeypatch):

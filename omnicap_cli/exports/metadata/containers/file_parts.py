@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 MAX_PACKET_BYTES: Final = 4 << 20  # far above what programs write; a packet may be compressed, and so a bomb
-Change = Callable[[bytes], bytes]
+PacketChange = Callable[[bytes], bytes]
 """From the packet that a file has (empty where it has none) to the one that it gets."""
 
 
@@ -14,8 +14,8 @@ class NotEmbeddableError(Exception):
     """The file can't take a packet, or not without harm. It never leaves `exports`."""
 
 
-class Part(NamedTuple):
-    """A segment, chunk or block: content[start:end] with its frame, its data from content[body]."""
+class FilePart(NamedTuple):
+    """A segment or chunk: content[start:end] with its frame, its data from content[body]."""
 
     kind: bytes
     start: int
@@ -23,20 +23,13 @@ class Part(NamedTuple):
     end: int
 
 
-def opens(content: bytes, part: Part, kind: bytes, name: bytes) -> bool:
+def has_name(content: bytes, part: FilePart, kind: bytes, name: bytes) -> bool:
     """Whether a part is of a kind and its data starts with a name."""
     return part.kind == kind and content.startswith(name, part.body, part.end)
 
 
-def at_most_one(parts: list[Part]) -> Part | None:
+def at_most_one(parts: list[FilePart]) -> FilePart | None:
     """The part with the packet. Of several it would be unclear which one counts."""
     if len(parts) > 1:
         raise NotEmbeddableError("the file has more than one packet")
     return parts[0] if parts else None
-
-
-def byte_order(mark: bytes) -> str:
-    """That of a TIFF structure with these first four bytes, for the struct module."""
-    if mark not in (b"II*\0", b"MM\0*"):
-        raise NotEmbeddableError("no TIFF structure")
-    return "<" if mark.startswith(b"I") else ">"

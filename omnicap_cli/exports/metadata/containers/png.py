@@ -9,11 +9,11 @@ from typing import Final
 
 from omnicap_cli.exports.metadata.containers.file_parts import (
     MAX_PACKET_BYTES,
-    Change,
+    FilePart,
     NotEmbeddableError,
-    Part,
+    PacketChange,
     at_most_one,
-    opens,
+    has_name,
 )
 
 _SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
@@ -21,21 +21,21 @@ _XMP: Final = b"XML:com.adobe.xmp\0"
 _HEADER_END: Final = 33  # the signature, and IHDR with its frame
 
 
-def rewrite_png(content: bytes, change: Change) -> bytes:
+def rewrite_png(content: bytes, change: PacketChange) -> bytes:
     """PNG specification 11.3.3.4; the packet is an iTXt chunk, put right after the header."""
-    chunks = list(_chunks(content))
+    chunks = list(_png_chunks(content))
     kinds = [part.kind for part in chunks]
     if kinds[0] != b"IHDR" or chunks[0].end != _HEADER_END or b"IDAT" not in kinds:
         raise NotEmbeddableError("not a whole PNG")
-    old = at_most_one([part for part in chunks if opens(content, part, b"iTXt", _XMP)])
-    packet = change(_packet(content[old.body + len(_XMP) : old.end - 4]) if old else b"")
+    old = at_most_one([part for part in chunks if has_name(content, part, b"iTXt", _XMP)])
+    packet = change(_packet_in_text(content[old.body + len(_XMP) : old.end - 4]) if old else b"")
     body = b"iTXt" + _XMP + b"\0\0\0\0" + packet  # not compressed; no language, no translated keyword
     chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
     start, end = (old.start, old.end) if old else (_HEADER_END, _HEADER_END)
     return content[:_HEADER_END] + chunk + content[_HEADER_END:start] + content[end:]
 
 
-def _chunks(content: bytes) -> Iterator[Part]:
+def _png_chunks(content: bytes) -> Iterator[FilePart]:
     end, kind = len(_SIGNATURE), b""
     while kind != b"IEND":
         start = end
@@ -43,10 +43,10 @@ def _chunks(content: bytes) -> Iterator[Part]:
         end = start + 12 + length
         if end > len(content):
             raise NotEmbeddableError("a chunk goes past the end")
-        yield Part(kind, start, start + 8, end)
+        yield FilePart(kind, start, start + 8, end)
 
 
-def _packet(body: bytes) -> bytes:
+def _packet_in_text(body: bytes) -> bytes:
     """The text of an iTXt chunk, from what follows its keyword."""
     texts = body[2:].split(b"\0", 2)  # language, translated keyword, text
     if body[0] > 1 or body[1] != 0:

@@ -6,12 +6,12 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from omnicap_cli.exports.metadata.containers.file_parts import Change, NotEmbeddableError, Part, at_most_one
+from omnicap_cli.exports.metadata.containers.file_parts import FilePart, NotEmbeddableError, PacketChange, at_most_one
 
 _XMP_FLAG, _ALPHA_FLAG = 0x04, 0x10
 
 
-class _Header(NamedTuple):
+class _ExtendedHeader(NamedTuple):
     """The chunk VP8X, and where in the old file that begins which follows it."""
 
     chunk: bytes
@@ -26,7 +26,7 @@ class _Canvas(NamedTuple):
     has_alpha: bool
 
 
-def rewrite_webp(content: bytes, change: Change) -> bytes:
+def rewrite_webp(content: bytes, change: PacketChange) -> bytes:
     """The WebP container specification; the packet is the chunk XMP, for which the file needs the extended header."""
     riff_end = 8 + _u32(content, 4)
     if content[8:12] != b"WEBP" or riff_end > len(content):
@@ -45,28 +45,28 @@ def _u32(content: bytes, place: int) -> int:
     return int(struct.unpack_from("<I", content, place)[0])
 
 
-def _riff_chunks(content: bytes, start: int, riff_end: int) -> Iterator[Part]:
+def _riff_chunks(content: bytes, start: int, riff_end: int) -> Iterator[FilePart]:
     while start < riff_end:
         size = _u32(content, start + 4)
         end = start + 8 + size + size % 2
         if end > riff_end:
             raise NotEmbeddableError("a chunk goes past the end")
-        yield Part(content[start : start + 4], start, start + 8, end)
+        yield FilePart(content[start : start + 4], start, start + 8, end)
         start = end
 
 
-def _extended_header(content: bytes, chunks: list[Part]) -> _Header:
+def _extended_header(content: bytes, chunks: list[FilePart]) -> _ExtendedHeader:
     """The one that the file has or gets, with the flag for a packet."""
     first = chunks[0]
     body = content[first.body : first.body + _u32(content, first.start + 4)]
     if first.kind == b"VP8X" and len(body) == 10:
-        return _Header(content[first.start : first.body] + bytes([body[0] | _XMP_FLAG]) + body[1:], first.end)
+        return _ExtendedHeader(content[first.start : first.body] + bytes([body[0] | _XMP_FLAG]) + body[1:], first.end)
     if len(chunks) > 1:  # which only the extended header allows
         raise NotEmbeddableError("chunks where none belong")
     canvas = _canvas(first.kind, body)
     flags = _XMP_FLAG | (_ALPHA_FLAG if canvas.has_alpha else 0)
     size = (canvas.width - 1).to_bytes(3, "little") + (canvas.height - 1).to_bytes(3, "little")
-    return _Header(b"VP8X" + struct.pack("<II", 10, flags) + size, first.start)
+    return _ExtendedHeader(b"VP8X" + struct.pack("<II", 10, flags) + size, first.start)
 
 
 def _canvas(kind: bytes, body: bytes) -> _Canvas:

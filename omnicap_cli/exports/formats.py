@@ -1,0 +1,75 @@
+"""The forms that an export can have, each a function of an ExportJob in a module of its own, and the choice of one.
+
+It knows names and suffixes. How a form is written its module knows, which is imported when it is needed. To add one,
+write such a function and name it in FORMATS.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from omnicap_cli.errors import OptionError
+
+if TYPE_CHECKING:
+    from omnicap_cli.exports.export_job import ExportJob
+
+STDOUT: Final = "-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportFormat:
+    """How a form is found: `function` of `module`, in this package, takes an ExportJob.
+
+    `target`: a stream goes into a file or to stdout, a file can't go to stdout, a folder gets many files.
+    """
+
+    module: str
+    function: str
+    suffixes: tuple[str, ...] = ()
+    target: Literal["stream", "file", "folder"]
+
+    def write(self, job: ExportJob) -> None:
+        """Write the records of `job` in this form."""
+        getattr(importlib.import_module(f"{__package__}.{self.module}"), self.function)(job)
+
+
+FORMATS: Final[dict[str, ExportFormat]] = {
+    "jsonl": ExportFormat(module="tables", function="write_jsonl", suffixes=(".jsonl", ".ndjson"), target="stream"),
+    "csv": ExportFormat(module="tables", function="write_csv", suffixes=(".csv",), target="stream"),
+    "tsv": ExportFormat(module="tables", function="write_tsv", suffixes=(".tsv",), target="stream"),
+    "parquet": ExportFormat(module="tables", function="write_parquet", suffixes=(".parquet",), target="file"),
+    "txt": ExportFormat(module="text_files", function="write_text_files", target="folder"),
+    "conversations": ExportFormat(
+        module="conversations", function="write_conversations", suffixes=(".json",), target="stream"
+    ),
+    "webdataset": ExportFormat(module="webdataset", function="write_webdataset", suffixes=(".tar",), target="file"),
+    "html": ExportFormat(module="gallery.gallery", function="write_gallery", suffixes=(".html", ".htm"), target="file"),
+    "xmp": ExportFormat(module="metadata.copies", function="write_copies", target="folder"),
+}
+
+
+def choose_format(output: Path | str | None, format: str | None) -> str:
+    """The key of FORMATS: `format`, or what the name of `output` tells; jsonl for stdout. Raises OptionError."""
+    if format is not None:
+        if format not in FORMATS:
+            raise OptionError("--format", format, f"is not a form; choose from {', '.join(FORMATS)}")
+        return format
+    if output is None or str(output) == STDOUT:
+        return "jsonl"
+    path = Path(output)
+    if names_folder(output) or os.path.isdir(path):
+        return "txt"
+    by_suffix = {suffix: name for name, spec in FORMATS.items() for suffix in spec.suffixes}
+    if path.suffix.lower() not in by_suffix:
+        problem = f"names no form by its end; there are {', '.join(by_suffix)}, and a slash for a folder of .txt files"
+        raise OptionError("--output", str(output), problem, hint=f"Or name it: --format {'|'.join(FORMATS)}")
+    return by_suffix[path.suffix.lower()]
+
+
+def names_folder(output: Path | str) -> bool:
+    """Whether a path, as it was typed, can only be a folder."""
+    return str(output).endswith(("/", os.sep))
