@@ -24,10 +24,10 @@ app = typer.Typer(
 app.command()(caption.caption)
 app.command()(status.status)
 app.command()(convert.convert)
-app.command()(tokenize.tokenize)
+app.command("tokenize")(tokenize.tokenize_data)
 app.command()(merge.merge)
 app.command()(train.train)
-app.command()(export.export)
+app.command("export")(export.export_model)
 app.add_typer(prompts.app, name="prompts")
 app.command()(doctor.doctor)
 

@@ -1,23 +1,20 @@
-"""`omnicap convert`: a journal in another form."""
+"""`omnicap convert`: a journal in another form. It knows no form beyond what its help says."""
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from omnicap_cli.commands.options import Debug, NoColor, OptionsFile, Quiet, Verbose, forms, make_console, option
+from omnicap_cli.commands.completions import complete_format
+from omnicap_cli.commands.groups import CommonFlags
+from omnicap_cli.commands.options import option, takes_groups
 
 
-class Metadata(str, Enum):
-    """What captions can be written into."""
-
-    xmp = "xmp"
-
-
+@takes_groups(without=("as_json",))
 def convert(
+    *,
     journal: Annotated[Path, typer.Argument(metavar="JOURNAL", help="The JSONL file of a run, or an export of it.")],
     output: Annotated[
         str | None,
@@ -28,11 +25,11 @@ def convert(
         option(
             "--format",
             help="jsonl, csv, tsv, parquet, txt, webdataset, html or conversations.",
-            autocompletion=forms,
+            autocompletion=complete_format,
         ),
     ] = None,
     write_metadata: Annotated[
-        Metadata | None,
+        Literal["xmp"] | None,
         option("--write-metadata", help="Captions inside copies of the pictures, in the folder -o."),
     ] = None,
     sort: Annotated[bool, option("--sort", help="By id, then type, style and language.")] = False,
@@ -50,11 +47,7 @@ def convert(
             "--image-key", help="Column of parquet that was captioned. Default: as the note beside the journal says."
         ),
     ] = None,
-    _options: OptionsFile = None,
-    quiet: Quiet = False,
-    verbose: Verbose = 0,
-    no_color: NoColor = False,
-    _debug: Debug = False,
+    common: CommonFlags,
 ) -> None:
     """Write what a journal holds in another form, without running anything again.
 
@@ -63,11 +56,10 @@ def convert(
     from omnicap_cli.exports.forms import ExportConfig
     from omnicap_cli.jobs.exporting import run_export
 
-    console = make_console(quiet=quiet, verbose=verbose, no_color=no_color)
     config = ExportConfig(
         journal=journal,
         output=output,
-        format=write_metadata.value if write_metadata else format,
+        format=write_metadata or format,
         sort=sort,
         limit=limit,
         overwrite=overwrite,
@@ -75,4 +67,4 @@ def convert(
         image_root=image_root,
         image_key=image_key,
     )
-    raise typer.Exit(run_export(config, console))
+    raise typer.Exit(run_export(config, common.console))

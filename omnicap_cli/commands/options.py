@@ -1,27 +1,87 @@
-"""Options that commands share, and where an option's value comes from: flag, environment, file, default."""
+"""How a command gets options, and where their values come from: flag, environment, file, default.
+
+It knows no option of any command.
+"""
 
 from __future__ import annotations
 
 import difflib
+import functools
+import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, get_type_hints
 
 import typer
 
 from omnicap_cli.errors import OptionError, UsageError
-from omnicap_cli.terminal.console import Console
 
 ENV_PREFIX = "OMNICAP_"
 DEBUG_VARIABLE = "OMNICAP_DEBUG"
 
 
 def option(*names: str, help: str, panel: str | None = None, **more: Any) -> Any:
-    """A typer.Option that the environment can set too: OMNICAP_ and its long name in capitals."""
-    long_name = next(name for name in names if name.startswith("--")).split("/")[0]
-    env = ENV_PREFIX + long_name.removeprefix("--").replace("-", "_").upper()
-    return typer.Option(*names, help=help, envvar=env, rich_help_panel=panel, show_envvar=False, **more)
+    """A typer.Option that the environment can set too: OMNICAP_ and its long name in capitals.
+
+    In a group it needs no long name: that is its field's.
+    """
+    long_name = next((name for name in names if name.startswith("--")), None)
+    variable = long_name and _variable_of(long_name)
+    return typer.Option(*names, help=help, envvar=variable, rich_help_panel=panel, show_envvar=False, **more)
+
+
+def _variable_of(long_name: str) -> str:
+    return ENV_PREFIX + long_name.removeprefix("--").replace("-", "_").upper()
+
+
+def takes_groups(*, without: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command, for each parameter whose type is a dataclass, the options that are its fields.
+
+    Typer then sees plain options, in the order of parameters and fields; the command is called with the dataclasses.
+    The fields that `without` names are no options of this command: they keep their defaults.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        parameters: list[inspect.Parameter] = []
+        groups: dict[str, tuple[type, list[str]]] = {}
+        for each in inspect.signature(command, eval_str=True).parameters.values():
+            group = each.annotation
+            if isinstance(group, type) and is_dataclass(group):
+                options = [option for option in _options_of_group(group) if option.name not in without]
+                groups[each.name] = group, [option.name for option in options]
+                parameters += options
+            else:
+                parameters.append(each)
+
+        @functools.wraps(command)
+        def call_with_groups(**values: Any) -> None:
+            made = {
+                name: group(**{option: values.pop(option) for option in options})
+                for name, (group, options) in groups.items()
+            }
+            command(**values, **made)
+
+        call_with_groups.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        call_with_groups.__annotations__ = {each.name: each.annotation for each in parameters}
+        return call_with_groups
+
+    return decorate
+
+
+@functools.cache
+def _options_of_group(group: type[Any]) -> list[inspect.Parameter]:
+    """The fields of a group as parameters of a command."""
+    types, options = get_type_hints(group, include_extras=True), []
+    for each in fields(group):
+        [shown] = types[each.name].__metadata__
+        if shown.envvar is None:  # it has no long name yet
+            shown.param_decls = (f"--{each.name.replace('_', '-')}",)
+            shown.envvar = _variable_of(each.name)
+        kind = inspect.Parameter.KEYWORD_ONLY
+        options.append(inspect.Parameter(each.name, kind, default=each.default, annotation=types[each.name]))
+    return options
 
 
 def number_or(word: str, name: str, value: str | None) -> int | None:
@@ -34,7 +94,7 @@ def number_or(word: str, name: str, value: str | None) -> int | None:
         raise OptionError(name, value, f"is not a number; give one, or {word}") from None
 
 
-def _read_options(context: typer.Context, path: Path | None) -> Path | None:
+def read_options_file(context: typer.Context, path: Path | None) -> Path | None:
     """Make the values of a YAML file the defaults of the other options."""
     if path is None:
         return None
@@ -84,44 +144,3 @@ def _load_yaml(path: Path) -> dict[str, Any]:
     if values is not None and not isinstance(values, dict):
         raise UsageError(f"{path}: not a mapping", hint="Write one option a line, as in `style: text`.")
     return values or {}
-
-
-OptionsFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--options",
-        help="YAML file with values for options; flags and OMNICAP_ variables win.",
-        envvar="OMNICAP_OPTIONS",
-        is_eager=True,
-        callback=_read_options,
-        show_envvar=False,
-        metavar="FILE",
-    ),
-]
-
-
-def _set_debug(wanted: bool) -> None:
-    """The processes that this one starts shall know it too."""
-    if wanted:
-        os.environ[DEBUG_VARIABLE] = "1"
-    else:
-        os.environ.pop(DEBUG_VARIABLE, None)  # it may be set to 0
-
-
-AsJson = Annotated[bool, option("--json", help="JSON on stdout, on a terminal too.")]
-Quiet = Annotated[bool, option("-q", "--quiet", help="Only errors on stderr.")]
-Verbose = Annotated[int, option("-v", "--verbose", help="Say more; twice for everything.", count=True)]
-NoColor = Annotated[bool, option("--no-color", help="No colours; the variable NO_COLOR does the same.")]
-Debug = Annotated[bool, option("--debug", help="Tracebacks, and what libraries print.", callback=_set_debug)]
-
-
-def forms(incomplete: str) -> list[str]:
-    """Completes --format."""
-    from omnicap_cli.exports.forms import FORMATS
-
-    return [name for name in FORMATS if name.startswith(incomplete)]
-
-
-def make_console(*, quiet: bool, verbose: int, no_color: bool) -> Console:
-    """The console that the common options ask for."""
-    return Console(level=0 if quiet else 1 + verbose, no_color=no_color)

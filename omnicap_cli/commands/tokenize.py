@@ -1,4 +1,4 @@
-"""`omnicap tokenize`: token counts for a training set."""
+"""`omnicap tokenize`: token counts for a training set. It knows the options, also as a published script spells them."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ from typing import Annotated, Any
 
 import typer
 
-from omnicap_cli.commands.options import AsJson, Debug, NoColor, OptionsFile, Quiet, Verbose, make_console, option
+from omnicap_cli.commands.groups import CommonFlags
+from omnicap_cli.commands.options import option, takes_groups
 
 _DEFAULT_MODEL = "Qwen/Qwen2-VL-7B-Instruct"  # which the published captioner was made from
 _PIXELS = "Default: the model's own."
 
 
-def _published(name: str) -> Any:
+def _published_option(name: str) -> Any:
     """An option as the published script spells it: taken, and not shown."""
     return typer.Option(name, hidden=True)
 
 
-def tokenize(
+@takes_groups()
+def tokenize_data(
+    *,
     data: Annotated[
         str | None, typer.Argument(metavar="DATA", help="JSON lines, or a JSON array, also .gz or .zst; - reads stdin.")
     ] = None,
@@ -48,18 +51,13 @@ def tokenize(
     ] = None,
     overwrite: Annotated[bool, option("--overwrite", help="Make all again, whatever is there.")] = False,
     dry_run: Annotated[bool, option("--dry-run", help="Show what there is to do; count nothing.")] = False,
-    data_file: Annotated[str | None, _published("--data_file")] = None,
-    output_dir: Annotated[Path | None, _published("--output_dir")] = None,
-    data_name: Annotated[str | None, _published("--data_name")] = None,
-    tasktype: Annotated[str | None, _published("--tasktype")] = None,
-    published_index: Annotated[int | None, _published("--split_index")] = None,
-    published_num: Annotated[int | None, _published("--split_num")] = None,
-    as_json: AsJson = False,
-    _options: OptionsFile = None,
-    quiet: Quiet = False,
-    verbose: Verbose = 0,
-    no_color: NoColor = False,
-    _debug: Debug = False,
+    data_file: Annotated[str | None, _published_option("--data_file")] = None,
+    output_dir: Annotated[Path | None, _published_option("--output_dir")] = None,
+    data_name: Annotated[str | None, _published_option("--data_name")] = None,
+    tasktype: Annotated[str | None, _published_option("--tasktype")] = None,
+    published_index: Annotated[int | None, _published_option("--split_index")] = None,
+    published_num: Annotated[int | None, _published_option("--split_num")] = None,
+    common: CommonFlags,
 ) -> None:
     """Count the tokens of fine-tuning data beforehand, exactly as training will feed it; reject what can't be used.
 
@@ -86,5 +84,4 @@ def tokenize(
         prompts=prompts,
         overwrite=overwrite,
     )
-    console = make_console(quiet=quiet, verbose=verbose, no_color=no_color)
-    raise typer.Exit(run_tokenize(config, console, dry_run=dry_run, as_json=as_json))
+    raise typer.Exit(run_tokenize(config, common.console, dry_run=dry_run, as_json=common.as_json))

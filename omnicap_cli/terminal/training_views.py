@@ -1,4 +1,4 @@
-"""What `omnicap train` shows: what is going to happen, and what became of it."""
+"""What `omnicap train` and `omnicap export` show: plans, outcomes and models. `Console` does the writing."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from omnicap_cli.core.files.words import gigabytes, printable
 from omnicap_cli.terminal.console import Console
-from omnicap_cli.terminal.views import rows_as_lines, show_json
+from omnicap_cli.terminal.views import rows_as_lines, show_json, show_rows
 
 if TYPE_CHECKING:
+    from omnicap_cli.training.export.model_folder import ModelExportReport
     from omnicap_cli.training.run import TrainPlan, TrainReport
 
 
@@ -31,9 +32,20 @@ def show_train_report(console: Console, report: TrainReport, *, as_json: bool) -
     for name, loss in (("loss", report.loss), ("held-out loss", report.eval_loss)):
         if loss is not None:
             rows.append((name, f"{loss:.4f}"))
-    for line in rows_as_lines(rows):
-        console.text(line)
-    return None
+    return show_rows(console, rows)
+
+
+def show_model_export(console: Console, report: ModelExportReport, *, as_json: bool) -> None:
+    """The model that was written."""
+    if as_json or not console.data_is_terminal:
+        return show_json(console, asdict(report))
+    rows = [("model", printable(report.output)), ("checkpoint", printable(report.checkpoint))]
+    if report.base:
+        rows.append(("merged into", printable(report.base)))
+    files = "1 file" if report.num_weight_files == 1 else f"{report.num_weight_files:,} files"
+    rows.append(("weights", f"{report.num_parameters:,} parameters in {report.dtype}, {files}"))
+    rows.append(("size", gigabytes(report.num_bytes)))
+    return show_rows(console, rows)
 
 
 def plan_lines(plan: TrainPlan) -> Iterator[str]:

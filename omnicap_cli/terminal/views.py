@@ -63,7 +63,7 @@ def show_status(console: Console, status: Status, *, as_json: bool) -> None:
     ]
     if status.num_broken_lines:
         rows.append(("  broken lines", f"{status.num_broken_lines:,}, passed over"))
-    return _show_rows(console, rows + _run_rows(status))
+    return show_rows(console, rows + _run_rows(status))
 
 
 def _run_rows(status: Status) -> list[tuple[str, str]]:
@@ -99,7 +99,7 @@ def show_statuses(console: Console, entries: Sequence[Entry], total: Total, *, a
         notes.append(("broken lines", f"{total.num_broken_lines:,}, passed over"))
     if missing:
         notes.append(("missing", describe_shards(total.missing_shards)))
-    return _show_rows(console, notes) if notes else None
+    return show_rows(console, notes) if notes else None
 
 
 def _entry_as_json(entry: Entry) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def show_merge(console: Console, report: MergeReport, *, as_json: bool) -> None:
         num_there = report.num_shards - len(report.missing_shards)
         rows.append(("shards", f"{num_there:,} of {report.num_shards:,}"))
     written = printable(report.output or "") if report.written else "nothing written"
-    return _show_rows(console, [*rows, ("output", written)])
+    return show_rows(console, [*rows, ("output", written)])
 
 
 def show_tokenize(console: Console, report: TokenizeReport, *, as_json: bool) -> None:
@@ -162,7 +162,7 @@ def show_tokenize(console: Console, report: TokenizeReport, *, as_json: bool) ->
     ]
     if report.num_rejected:
         rows.append(("rejects", printable(f"{report.output}/rejects/{report.name}_split*.jsonl")))
-    _show_rows(console, rows)
+    show_rows(console, rows)
     for line in length_lines(report.lengths):
         console.text(line)
     return None
@@ -222,7 +222,8 @@ def rows_as_lines(rows: Iterable[tuple[str, str]]) -> list[str]:
     return [f"{name:<{width}}  {value}" for name, value in rows]
 
 
-def _show_rows(console: Console, rows: Iterable[tuple[str, str]]) -> None:
+def show_rows(console: Console, rows: Iterable[tuple[str, str]]) -> None:
+    """Names and values as data."""
     for line in rows_as_lines(rows):
         console.text(line)
 
