@@ -81,13 +81,14 @@ def caption_config(
     output: OutputFlags,
 ) -> CaptionConfig:
     """What the options mean together. Raises OptionError and UsageError."""
+    from omnicap_cli.core.runs.shard import Shard
     from omnicap_cli.jobs.captioning import CaptionConfig
 
-    shard = media.parsed_shard()
+    shard = None if media.shard is None else Shard.parse(media.shard)
     return CaptionConfig(
         inputs=tuple(inputs),
         type=type,
-        styles=asked.styles,
+        styles=tuple(filter(None, (asked.style or "").split(","))),
         lang=asked.lang,
         prompt=asked.prompt,
         system=asked.system,

@@ -48,16 +48,10 @@ class PromptFlags:
     ] = None
     lang: Annotated[str, option("-l", help="en, zh or all.", autocompletion=complete_language)] = "en"
     prompt: Annotated[
-        str | None,
-        option(help="Ask this instead of the style's question; {column} is filled from a manifest."),
+        str | None, option(help="Ask this instead of the style's question; {column} is filled from a manifest.")
     ] = None
     system: Annotated[str | None, option(help="Use this instead of the style's system text.")] = None
     prompts: PromptsFile = None
-
-    @property
-    def styles(self) -> tuple[str, ...]:
-        """The names of styles; none for the type's first."""
-        return tuple(filter(None, (self.style or "").split(",")))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +114,7 @@ class EngineFlags:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MediaFlags:
-    """Which items there are, and how their pixels are had."""
+    """Which items are taken, and how their pixels are read."""
 
     dpi: Annotated[int, _media(help="Resolution at which PDF pages are rendered.")] = 150
     min_pixels: Annotated[int | None, _media(help="Enlarge smaller pictures.")] = None
@@ -150,12 +144,6 @@ class MediaFlags:
             max_decode_pixels=self.max_decode_pixels,
             transfer=Transfer(timeout_seconds=self.timeout, num_retries=self.retries, max_bytes=self.max_file_bytes),
         )
-
-    def parsed_shard(self) -> Shard | None:
-        """The part that is wanted. Raises OptionError."""
-        from omnicap_cli.core.runs.shard import Shard
-
-        return None if self.shard is None else Shard.parse(self.shard)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,8 +180,7 @@ class OutputFlags:
         ),
     ] = None
     format: Annotated[
-        str | None,
-        _output(help="Form of the output: see `omnicap convert`.", autocompletion=complete_format),
+        str | None, _output(help="Form of the output: see `omnicap convert`.", autocompletion=complete_format)
     ] = None
     overwrite: Annotated[bool, _output(help="Begin the output anew.")] = False
     unordered: Annotated[bool, _output(help="stdout: results as they come.")] = False

@@ -82,7 +82,7 @@ class _SharedChoices(TypedDict):
 def _merge_splits(common: CommonFlags, choices: _SharedChoices, *, sort_by_length: bool, keep_duplicates: bool) -> int:
     """Join splits of training data; the exit code."""
     from omnicap_cli.datasets.merging.merge_splits import DataMergeConfig, merge_data
-    from omnicap_cli.terminal.length_views import show_data_merge
+    from omnicap_cli.terminal.dataset_views import show_data_merge
 
     config = DataMergeConfig(**choices, sort_by_length=sort_by_length, keep_duplicates=keep_duplicates)
     report = merge_data(config, common.warn)

@@ -64,9 +64,9 @@ def tokenize_data(
     Writes DIR/NAME_splitI.jsonl, DIR/rejects and DIR/meta. Run it again to go on where it was interrupted;
     `omnicap merge DIR` joins the splits.
     """
-    from omnicap_cli.jobs.tokenizing import make_config, run_tokenize
+    from omnicap_cli.jobs.tokenizing import make_tokenize_config, run_tokenize
 
-    config = make_config(
+    config = make_tokenize_config(
         data=data or data_file,
         output=output or output_dir,
         name=name or data_name,

@@ -11,7 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from omnicap_cli.commands.groups import EngineFlags, GenerationFlags, MediaFlags, OutputFlags, PromptFlags
+from omnicap_cli.commands.groups import EngineFlags, GenerationFlags, MediaFlags, OutputFlags
 from omnicap_cli.commands.options import option, takes_groups
 from omnicap_cli.core.runs.shard import Shard
 from omnicap_cli.errors import OptionError
@@ -130,8 +130,3 @@ def test_words_beside_numbers():
 )
 def test_where_the_output_goes(output, shard, target):
     assert OutputFlags(output=output).target(shard) == target
-
-
-def test_styles_are_separated_by_commas():
-    assert PromptFlags(style="text,markdown,").styles == ("text", "markdown")
-    assert PromptFlags().styles == ()
