@@ -39,7 +39,7 @@ def _show_version(wanted: bool) -> None:
 
 
 @app.callback()
-def common(
+def omnicap(
     context: typer.Context,
     _version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")

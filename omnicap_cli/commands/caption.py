@@ -38,7 +38,6 @@ def caption(
         str,
         option(
             "-t",
-            "--type",
             help="What the pictures show, see `omnicap prompts list`; auto: the model sorts them.",
             autocompletion=complete_type,
         ),

@@ -17,35 +17,26 @@ def convert(
     *,
     journal: Annotated[Path, typer.Argument(metavar="JOURNAL", help="The JSONL file of a run, or an export of it.")],
     output: Annotated[
-        str | None,
-        option("-o", "--output", help="File, or folder for txt; its suffix names the form.", metavar="PATH"),
+        str | None, option("-o", help="File, or folder for txt; its suffix names the form.", metavar="PATH")
     ] = None,
     format: Annotated[
         str | None,
         option(
-            "--format",
-            help="jsonl, csv, tsv, parquet, txt, webdataset, html or conversations.",
-            autocompletion=complete_format,
+            help="jsonl, csv, tsv, parquet, txt, webdataset, html or conversations.", autocompletion=complete_format
         ),
     ] = None,
     write_metadata: Annotated[
-        Literal["xmp"] | None,
-        option("--write-metadata", help="Captions inside copies of the pictures, in the folder -o."),
+        Literal["xmp"] | None, option(help="Captions inside copies of the pictures, in the folder -o.")
     ] = None,
-    sort: Annotated[bool, option("--sort", help="By id, then type, style and language.")] = False,
-    limit: Annotated[int | None, option("--limit", help="Only the first N records.")] = None,
-    overwrite: Annotated[bool, option("--overwrite", help="Replace a file that is there.")] = False,
-    shard_bytes: Annotated[
-        int, option("--shard-bytes", help="webdataset: begin another archive after so many bytes.")
-    ] = 1_000_000_000,
+    sort: Annotated[bool, option(help="By id, then type, style and language.")] = False,
+    limit: Annotated[int | None, option(help="Only the first N records.")] = None,
+    overwrite: Annotated[bool, option(help="Replace a file that is there.")] = False,
+    shard_bytes: Annotated[int, option(help="webdataset: begin another archive after so many bytes.")] = 1_000_000_000,
     image_root: Annotated[
-        str | None, option("--image-root", help="Where relative paths of pictures begin. Default: where the run was.")
+        str | None, option(help="Where relative paths of pictures begin. Default: where the run was.")
     ] = None,
     image_key: Annotated[
-        str | None,
-        option(
-            "--image-key", help="Column of parquet that was captioned. Default: as the note beside the journal says."
-        ),
+        str | None, option(help="Column of parquet that was captioned. Default: as the note beside the journal says.")
     ] = None,
     common: CommonFlags,
 ) -> None:

@@ -18,18 +18,13 @@ def export_model(
         Path,
         typer.Argument(metavar="CHECKPOINT", help="Folder checkpoint-N of a training, or the run's, for its newest."),
     ],
-    output: Annotated[Path, option("-o", "--output", help="Folder for the model.", metavar="DIR")],
+    output: Annotated[Path, option("-o", help="Folder for the model.", metavar="DIR")],
     model: Annotated[
-        str | None,
-        option("--model", help="Where the model that was trained is now, if not where it was.", metavar="ID|DIR"),
+        str | None, option(help="Where the model that was trained is now, if not where it was.", metavar="ID|DIR")
     ] = None,
-    dtype: Annotated[
-        str, option("--dtype", help="auto (as they are), bfloat16 or float32: numbers for the weights.")
-    ] = "auto",
-    max_shard_size: Annotated[
-        str, option("--max-shard-size", help="The largest that a file of weights may be.", metavar="SIZE")
-    ] = "5GB",
-    overwrite: Annotated[bool, option("--overwrite", help="Replace a model that is there.")] = False,
+    dtype: Annotated[str, option(help="auto (as they are), bfloat16 or float32: numbers for the weights.")] = "auto",
+    max_shard_size: Annotated[str, option(help="The largest that a file of weights may be.", metavar="SIZE")] = "5GB",
+    overwrite: Annotated[bool, option(help="Replace a model that is there.")] = False,
     common: CommonFlags,
 ) -> None:
     """Make a model of a checkpoint that `omnicap train` wrote: `--model DIR`, transformers and vLLM load it.

@@ -31,7 +31,7 @@ _run = functools.partial(option, panel="Errors and repeats")
 _output = functools.partial(option, panel="Output")
 
 
-PromptsFile = Annotated[Path | None, option("--prompts", help="TOML file of prompts, merged over the built-in ones.")]
+PromptsFile = Annotated[Path | None, option(help="TOML file of prompts, merged over the built-in ones.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,22 +25,15 @@ def merge(
             help="The JSONL files that runs with --shard, or `omnicap tokenize`, wrote; or the folder of the splits.",
         ),
     ],
-    output: Annotated[Path | None, option("-o", "--output", help="JSONL file for all records.", readable=False)] = None,
+    output: Annotated[Path | None, option("-o", help="JSONL file for all records.", readable=False)] = None,
     allow_missing: Annotated[
-        bool, option("--allow-missing", help="Merge what is there, though parts are missing or not finished.")
+        bool, option(help="Merge what is there, though parts are missing or not finished.")
     ] = False,
-    overwrite: Annotated[bool, option("--overwrite", help="Replace the output.")] = False,
+    overwrite: Annotated[bool, option(help="Replace the output.")] = False,
     dry_run: Annotated[bool, option("--dry-run", "--stats-only", help="Check and count; write nothing.")] = False,
-    sort_by_length: Annotated[
-        bool, option("--sort-by-length", help="Shortest sequences first.", panel=_SPLITS_ONLY)
-    ] = False,
+    sort_by_length: Annotated[bool, option(help="Shortest sequences first.", panel=_SPLITS_ONLY)] = False,
     keep_duplicates: Annotated[
-        bool,
-        option(
-            "--keep-duplicates",
-            help="Keep records with the same id, pictures and conversation.",
-            panel=_SPLITS_ONLY,
-        ),
+        bool, option(help="Keep records with the same id, pictures and conversation.", panel=_SPLITS_ONLY)
     ] = False,
     common: CommonFlags,
 ) -> None:

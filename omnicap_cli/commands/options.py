@@ -25,15 +25,15 @@ DEBUG_VARIABLE = "OMNICAP_DEBUG"
 def option(*names: str, help: str, panel: str | None = None, **more: Any) -> Any:
     """A typer.Option that the environment can set too: OMNICAP_ and its long name in capitals.
 
-    In a group it needs no long name: that is its field's.
+    Without a long name among `names` it gets that of its parameter or field, from `takes_groups`.
     """
-    long_name = next((name for name in names if name.startswith("--")), None)
-    variable = long_name and _variable_of(long_name)
+    long_name = next((name for name in names if name.startswith("--")), "")
+    variable = _variable_of(long_name.removeprefix("--"))
     return typer.Option(*names, help=help, envvar=variable, rich_help_panel=panel, show_envvar=False, **more)
 
 
-def _variable_of(long_name: str) -> str:
-    return ENV_PREFIX + long_name.removeprefix("--").replace("-", "_").upper()
+def _variable_of(name: str) -> str:
+    return ENV_PREFIX + name.replace("-", "_").upper()
 
 
 def takes_groups(*, without: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -53,6 +53,7 @@ def takes_groups(*, without: tuple[str, ...] = ()) -> Callable[[Callable[..., No
                 groups[each.name] = group, [option.name for option in options]
                 parameters += options
             else:
+                _name_option(each.name, each.annotation)
                 parameters.append(each)
 
         @functools.wraps(command)
@@ -75,13 +76,17 @@ def _options_of_group(group: type[Any]) -> list[inspect.Parameter]:
     """The fields of a group as parameters of a command."""
     types, options = get_type_hints(group, include_extras=True), []
     for each in fields(group):
-        [shown] = types[each.name].__metadata__
-        if shown.envvar is None:  # it has no long name yet
-            shown.param_decls = (f"--{each.name.replace('_', '-')}",)
-            shown.envvar = _variable_of(each.name)
+        _name_option(each.name, types[each.name])
         kind = inspect.Parameter.KEYWORD_ONLY
         options.append(inspect.Parameter(each.name, kind, default=each.default, annotation=types[each.name]))
     return options
+
+
+def _name_option(name: str, annotation: Any) -> None:
+    """Call the option in an annotation as its parameter is called, if it has no long name yet."""
+    for shown in getattr(annotation, "__metadata__", ()):
+        if getattr(shown, "envvar", None) == ENV_PREFIX:
+            shown.param_decls, shown.envvar = (f"--{name.replace('_', '-')}",), _variable_of(name)
 
 
 def number_or(word: str, name: str, value: str | None) -> int | None:
@@ -99,7 +104,7 @@ def read_options_file(context: typer.Context, path: Path | None) -> Path | None:
     if path is None:
         return None
     known, defaults = _options_of(context.command), {}
-    elsewhere = {name for command in _commands(context.find_root().command) for name in _options_of(command)}
+    elsewhere = {name for command in _all_commands(context.find_root().command) for name in _options_of(command)}
     for key, value in _load_yaml(path).items():
         name = "null" if key is None else str(key).replace("_", "-")  # YAML reads `null:` as nothing
         if name in known:
@@ -112,21 +117,23 @@ def read_options_file(context: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
-def _commands(command: Any) -> Iterator[Any]:
-    """A command with all below it."""
+def _all_commands(command: Any) -> Iterator[Any]:
+    """A command, and all below it."""
     yield command
     for child in getattr(command, "commands", {}).values():
-        yield from _commands(child)
+        yield from _all_commands(child)
 
 
 def _options_of(command: Any) -> dict[str, Any]:
-    """The options of a command by their names without dashes."""
+    """The options of a command, by their names without dashes."""
     return {name.lstrip("-"): each for each in command.params if each.param_type_name == "option" for name in each.opts}
 
 
 def unknown_variables(root: Any) -> Iterator[tuple[str, str | None]]:
     """Each OMNICAP_ variable that no command knows, with the nearest that one does."""
-    known = {str(each.envvar) for command in _commands(root) for each in _options_of(command).values() if each.envvar}
+    known = {
+        str(each.envvar) for command in _all_commands(root) for each in _options_of(command).values() if each.envvar
+    }
     for name in sorted(os.environ):
         if name.startswith(ENV_PREFIX) and name not in known:
             yield name, next(iter(difflib.get_close_matches(name, known, n=1)), None)

@@ -29,7 +29,7 @@ def print_prompts(
     *,
     type: Annotated[str, typer.Argument(help="A type, as `omnicap prompts list` names it.")],
     style: Annotated[str, typer.Argument(help="A style of it; NAME,NAME or all.")] = "all",
-    lang: Annotated[str, option("-l", "--lang", help="en, zh or all.")] = "all",
+    lang: Annotated[str, option("-l", help="en, zh or all.")] = "all",
     prompts: PromptsFile = None,
     common: CommonFlags,
 ) -> None:
@@ -49,9 +49,9 @@ def import_script(
         Path, typer.Argument(metavar="FILE.py", help="The inference script that was published with a model.")
     ],
     output: Annotated[
-        str | None, option("-o", "--output", help="TOML file for --prompts; without it, stdout.", metavar="PATH")
+        str | None, option("-o", help="TOML file for --prompts; without it, stdout.", metavar="PATH")
     ] = None,
-    overwrite: Annotated[bool, option("--overwrite", help="Replace a file that is there.")] = False,
+    overwrite: Annotated[bool, option(help="Replace a file that is there.")] = False,
     common: CommonFlags,
 ) -> None:
     """Write the prompts of a model's own inference script as a file for --prompts.

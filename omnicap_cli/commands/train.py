@@ -15,13 +15,11 @@ from omnicap_cli.errors import UsageError
 @takes_groups(without=("options",))
 def train(
     *,
-    config: Annotated[Path, option("--config", help="YAML file that says everything about the run.", metavar="FILE")],
+    config: Annotated[Path, option(help="YAML file that says everything about the run.", metavar="FILE")],
     overrides: Annotated[
         list[str] | None, option("--set", help="Replace one value of it; can be repeated.", metavar="KEY=VALUE")
     ] = None,
-    force: Annotated[
-        bool, option("--force", help="Go on from a checkpoint though the configuration is another by now.")
-    ] = False,
+    force: Annotated[bool, option(help="Go on from a checkpoint though the configuration is another by now.")] = False,
     num_processes: Annotated[
         int | None, option("--nproc", help="Start so many processes on this machine, one for each GPU.", metavar="N")
     ] = None,
@@ -36,9 +34,7 @@ def train(
         int | None, typer.Option("--gpus-per-node", help="GPUs of each node for --slurm (8).", metavar="N")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a batch file that is there.")] = False,
-    dry_run: Annotated[
-        bool, option("--dry-run", help="Read the data and show what would happen; train nothing.")
-    ] = False,
+    dry_run: Annotated[bool, option(help="Read the data and show what would happen; train nothing.")] = False,
     common: CommonFlags,
 ) -> None:
     """Fine-tune a vision-language model on what `omnicap merge` wrote.

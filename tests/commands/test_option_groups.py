@@ -42,12 +42,13 @@ def run(*arguments: str, without: tuple[str, ...] = (), **environment: str) -> t
     def decorate(
         *,
         room: Annotated[str, typer.Argument()],
+        door: Annotated[str | None, typer.Option("--the-door", hidden=True)] = None,
         paint: PaintFlags,
-        ladder: Annotated[bool, option("--ladder", help="Is one needed?")] = False,
+        ladder: Annotated[bool, option(help="Is one needed?")] = False,
         wall: WallFlags,
     ) -> None:
         """Paint a room."""
-        called.update(room=room, paint=paint, ladder=ladder, wall=wall)
+        called.update(room=room, door=door, paint=paint, ladder=ladder, wall=wall)
 
     result = CliRunner().invoke(app, ["hall", *arguments], env=environment, catch_exceptions=False)
     assert result.exit_code == 0, result.output
@@ -61,6 +62,7 @@ def test_the_fields_of_groups_are_options_where_the_group_stands():
     assert options == ["--colour", "--num-coats", "--dry", "--ladder", "--paint"]
     assert called == {
         "room": "hall",
+        "door": None,
         "paint": PaintFlags(colour="blue", num_coats=2, is_dry=True),
         "ladder": True,
         "wall": WallFlags(paint="lime"),
@@ -69,9 +71,12 @@ def test_the_fields_of_groups_are_options_where_the_group_stands():
         called["paint"].colour = "green"
 
 
-def test_variables_set_the_options_of_groups():
-    _, called = run(OMNICAP_NUM_COATS="3", OMNICAP_COLOUR="blue", OMNICAP_DRY="1", OMNICAP_IS_DRY="0")
+def test_variables_set_options():
+    _, called = run(
+        OMNICAP_LADDER="1", OMNICAP_NUM_COATS="3", OMNICAP_COLOUR="blue", OMNICAP_DRY="1", OMNICAP_IS_DRY="0"
+    )
     assert called["paint"] == PaintFlags(colour="blue", num_coats=3, is_dry=True)
+    assert called["ladder"]
 
 
 def test_an_option_that_a_command_goes_without_has_its_default():
