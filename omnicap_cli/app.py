@@ -24,10 +24,10 @@ app = typer.Typer(
 app.command()(caption.caption)
 app.command()(status.status)
 app.command()(convert.convert)
-app.command()(tokenize.tokenize)
+app.command("tokenize")(tokenize.tokenize_data)
 app.command()(merge.merge)
 app.command()(train.train)
-app.command()(export.export)
+app.command("export")(export.export_model)
 app.add_typer(prompts.app, name="prompts")
 app.command()(doctor.doctor)
 
@@ -39,7 +39,7 @@ def _show_version(wanted: bool) -> None:
 
 
 @app.callback()
-def common(
+def omnicap(
     context: typer.Context,
     _version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")

@@ -33,14 +33,14 @@ def main() -> int:
 
 def generated_files() -> dict[Path, str]:
     """The content of every generated file, by its path."""
-    files = {ROOT / "docs" / "commands.md": "\n".join(reference())}
+    files = {ROOT / "docs" / "commands.md": "\n".join(command_reference())}
     for shell, name in COMPLETIONS.items():
         script = get_completion_script(prog_name="omnicap", complete_var="_OMNICAP_COMPLETE", shell=shell)
         files[ROOT / "completions" / name] = script.strip() + "\n"
     return files
 
 
-def reference() -> Iterator[str]:
+def command_reference() -> Iterator[str]:
     """The command reference in Markdown."""
     yield "# Commands\n\nGenerated from the app by `make generate`.\n"
     yield "An option's value comes from its flag, else from its variable, else from the `--options` file, else it is"
@@ -48,21 +48,21 @@ def reference() -> Iterator[str]:
     yield "143 terminated.\n"
     root = typer.main.get_command(app)
     yield from options_table(root)
-    for name, command in leaves(root, "omnicap"):
-        yield f"\n## {name}\n\n{(command.help or '').strip()}\n\n```\n{usage(name, command)}\n```\n"
+    for name, command in leaf_commands(root, "omnicap"):
+        yield f"\n## {name}\n\n{(command.help or '').strip()}\n\n```\n{usage_line(name, command)}\n```\n"
         yield from options_table(command)
 
 
-def leaves(command: Any, name: str) -> Iterator[tuple[str, Any]]:
+def leaf_commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
     """Every command that is not a group, with its full name."""
     children = getattr(command, "commands", None)
     if children is None:
         yield name, command
     for child_name, child in (children or {}).items():
-        yield from leaves(child, f"{name} {child_name}")
+        yield from leaf_commands(child, f"{name} {child_name}")
 
 
-def usage(name: str, command: Any) -> str:
+def usage_line(name: str, command: Any) -> str:
     """The synopsis of a command."""
     arguments = [each for each in command.params if each.param_type_name == "argument"]
     words = [each.metavar or each.name.upper() for each in arguments]
@@ -82,12 +82,14 @@ def options_table(command: Any) -> Iterator[str]:
     for each in command.params:
         if each.param_type_name == "option" and not each.hidden:
             names = ", ".join(f"`{name}`" for name in (*each.opts, *each.secondary_opts))
-            default = "" if each.default in (None, False, 0) or callable(each.default) else f"`{plain(each.default)}`"
+            default = (
+                "" if each.default in (None, False, 0) or callable(each.default) else f"`{as_typed(each.default)}`"
+            )
             variable = f"`{each.envvar}`" if each.envvar else ""
             yield f"| {names} | {variable} | {default} | {(each.help or '').replace('|', chr(92) + '|')} |"
 
 
-def plain(value: Any) -> str:
+def as_typed(value: Any) -> str:
     """A default as a user would type it."""
     return str(getattr(value, "value", value))
 

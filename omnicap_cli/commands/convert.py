@@ -1,60 +1,44 @@
-"""`omnicap convert`: a journal in another form."""
+"""`omnicap convert`: a journal in another form. It knows no form beyond what its help says."""
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from omnicap_cli.commands.options import Debug, NoColor, OptionsFile, Quiet, Verbose, forms, make_console, option
+from omnicap_cli.commands.completions import complete_format
+from omnicap_cli.commands.groups import CommonFlags
+from omnicap_cli.commands.options import option, takes_groups
 
 
-class Metadata(str, Enum):
-    """What captions can be written into."""
-
-    xmp = "xmp"
-
-
+@takes_groups(without=("as_json",))
 def convert(
+    *,
     journal: Annotated[Path, typer.Argument(metavar="JOURNAL", help="The JSONL file of a run, or an export of it.")],
     output: Annotated[
-        str | None,
-        option("-o", "--output", help="File, or folder for txt; its suffix names the form.", metavar="PATH"),
+        str | None, option("-o", help="File, or folder for txt; its suffix names the form.", metavar="PATH")
     ] = None,
     format: Annotated[
         str | None,
         option(
-            "--format",
-            help="jsonl, csv, tsv, parquet, txt, webdataset, html or conversations.",
-            autocompletion=forms,
+            help="jsonl, csv, tsv, parquet, txt, webdataset, html or conversations.", autocompletion=complete_format
         ),
     ] = None,
     write_metadata: Annotated[
-        Metadata | None,
-        option("--write-metadata", help="Captions inside copies of the pictures, in the folder -o."),
+        Literal["xmp"] | None, option(help="Captions inside copies of the pictures, in the folder -o.")
     ] = None,
-    sort: Annotated[bool, option("--sort", help="By id, then type, style and language.")] = False,
-    limit: Annotated[int | None, option("--limit", help="Only the first N records.")] = None,
-    overwrite: Annotated[bool, option("--overwrite", help="Replace a file that is there.")] = False,
-    shard_bytes: Annotated[
-        int, option("--shard-bytes", help="webdataset: begin another archive after so many bytes.")
-    ] = 1_000_000_000,
+    sort: Annotated[bool, option(help="By id, then type, style and language.")] = False,
+    limit: Annotated[int | None, option(help="Only the first N records.")] = None,
+    overwrite: Annotated[bool, option(help="Replace a file that is there.")] = False,
+    shard_bytes: Annotated[int, option(help="webdataset: begin another archive after so many bytes.")] = 1_000_000_000,
     image_root: Annotated[
-        str | None, option("--image-root", help="Where relative paths of pictures begin. Default: where the run was.")
+        str | None, option(help="Where relative paths of pictures begin. Default: where the run was.")
     ] = None,
     image_key: Annotated[
-        str | None,
-        option(
-            "--image-key", help="Column of parquet that was captioned. Default: as the note beside the journal says."
-        ),
+        str | None, option(help="Column of parquet that was captioned. Default: as the note beside the journal says.")
     ] = None,
-    _options: OptionsFile = None,
-    quiet: Quiet = False,
-    verbose: Verbose = 0,
-    no_color: NoColor = False,
-    _debug: Debug = False,
+    common: CommonFlags,
 ) -> None:
     """Write what a journal holds in another form, without running anything again.
 
@@ -63,11 +47,10 @@ def convert(
     from omnicap_cli.exports.export_config import ExportConfig
     from omnicap_cli.jobs.exporting import run_export
 
-    console = make_console(quiet=quiet, verbose=verbose, no_color=no_color)
     config = ExportConfig(
         journal=journal,
         output=output,
-        format=write_metadata.value if write_metadata else format,
+        format=write_metadata or format,
         sort=sort,
         limit=limit,
         overwrite=overwrite,
@@ -75,4 +58,4 @@ def convert(
         image_root=image_root,
         image_key=image_key,
     )
-    raise typer.Exit(run_export(config, console))
+    raise typer.Exit(run_export(config, common.console))

@@ -1,4 +1,4 @@
-"""`omnicap merge`: what the tasks of an array wrote, as one file."""
+"""`omnicap merge`: what the tasks of an array wrote, as one file. It knows the two kinds, and joins neither."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Annotated, TypedDict
 
 import typer
 
-from omnicap_cli.commands.options import AsJson, Debug, NoColor, OptionsFile, Quiet, Verbose, make_console, option
-from omnicap_cli.core.files.words import printable
+from omnicap_cli.commands.groups import CommonFlags
+from omnicap_cli.commands.options import option, takes_groups
 from omnicap_cli.errors import ITEMS_FAILED, UsageError
-from omnicap_cli.terminal.console import Console
 
-_DATA_ONLY = "Splits of a data set"
+_SPLITS_ONLY = "Splits of a data set"
 
 
+@takes_groups()
 def merge(
+    *,
     inputs: Annotated[
         list[Path],
         typer.Argument(
@@ -24,29 +25,17 @@ def merge(
             help="The JSONL files that runs with --shard, or `omnicap tokenize`, wrote; or the folder of the splits.",
         ),
     ],
-    output: Annotated[Path | None, option("-o", "--output", help="JSONL file for all records.", readable=False)] = None,
+    output: Annotated[Path | None, option("-o", help="JSONL file for all records.", readable=False)] = None,
     allow_missing: Annotated[
-        bool, option("--allow-missing", help="Merge what is there, though parts are missing or not finished.")
+        bool, option(help="Merge what is there, though parts are missing or not finished.")
     ] = False,
-    overwrite: Annotated[bool, option("--overwrite", help="Replace the output.")] = False,
+    overwrite: Annotated[bool, option(help="Replace the output.")] = False,
     dry_run: Annotated[bool, option("--dry-run", "--stats-only", help="Check and count; write nothing.")] = False,
-    sort_by_length: Annotated[
-        bool, option("--sort-by-length", help="Shortest sequences first.", panel=_DATA_ONLY)
-    ] = False,
+    sort_by_length: Annotated[bool, option(help="Shortest sequences first.", panel=_SPLITS_ONLY)] = False,
     keep_duplicates: Annotated[
-        bool,
-        option(
-            "--keep-duplicates",
-            help="Keep records with the same id, pictures and conversation.",
-            panel=_DATA_ONLY,
-        ),
+        bool, option(help="Keep records with the same id, pictures and conversation.", panel=_SPLITS_ONLY)
     ] = False,
-    as_json: AsJson = False,
-    _options: OptionsFile = None,
-    quiet: Quiet = False,
-    verbose: Verbose = 0,
-    no_color: NoColor = False,
-    _debug: Debug = False,
+    common: CommonFlags,
 ) -> None:
     """Join the splits of a data set, or the journals of shards, into one file.
 
@@ -54,19 +43,26 @@ def merge(
     the output may end in .gz or .zst. Of journals one record of a request is kept, with a caption if any has one, and
     `omnicap caption -o` can go on from the output.
     """
-    console = make_console(quiet=quiet, verbose=verbose, no_color=no_color)
-    choices: _Choices = {
+    from omnicap_cli.datasets.merging.find_splits import holds_training_data
+
+    choices: _SharedChoices = {
         "inputs": tuple(inputs),
         "output": output,
         "overwrite": overwrite,
         "allow_missing": allow_missing,
         "dry_run": dry_run,
     }
-    data_only = {"sort_by_length": sort_by_length, "keep_duplicates": keep_duplicates}
-    raise typer.Exit(_merge(console, choices, data_only, as_json=as_json))
+    if holds_training_data(choices["inputs"]):
+        exit_code = _merge_splits(common, choices, sort_by_length=sort_by_length, keep_duplicates=keep_duplicates)
+        raise typer.Exit(exit_code)
+    for name, is_given in (("--sort-by-length", sort_by_length), ("--keep-duplicates", keep_duplicates)):
+        if is_given:
+            problem = f"{name} is for splits of a data set, and these are journals of captions"
+            raise UsageError(problem, hint="Leave it out.")
+    raise typer.Exit(_merge_shards(common, choices))
 
 
-class _Choices(TypedDict):
+class _SharedChoices(TypedDict):
     """The options that mean the same for splits and for journals."""
 
     inputs: tuple[Path, ...]
@@ -76,32 +72,23 @@ class _Choices(TypedDict):
     dry_run: bool
 
 
-def _merge(console: Console, choices: _Choices, data_only: dict[str, bool], *, as_json: bool) -> int:
-    """Merge whichever kind the inputs are; the exit code."""
-    from omnicap_cli.datasets.merging.find_splits import holds_training_data
-
-    if holds_training_data(choices["inputs"]):
-        return _merge_data(console, choices, data_only, as_json=as_json)
-    for name in filter(data_only.get, data_only):
-        problem = "is for splits of a data set, and these are journals of captions"
-        raise UsageError(f"--{name.replace('_', '-')} {problem}", hint="Leave it out.")
-    return _merge_journals(console, choices, as_json=as_json)
-
-
-def _merge_data(console: Console, choices: _Choices, data_only: dict[str, bool], *, as_json: bool) -> int:
+def _merge_splits(common: CommonFlags, choices: _SharedChoices, *, sort_by_length: bool, keep_duplicates: bool) -> int:
+    """Join splits of training data; the exit code."""
     from omnicap_cli.datasets.merging.merge_splits import DataMergeConfig, merge_data
-    from omnicap_cli.terminal.length_views import show_data_merge
+    from omnicap_cli.terminal.dataset_views import show_data_merge
 
-    report = merge_data(DataMergeConfig(**choices, **data_only), lambda message: console.warning(printable(message)))
-    show_data_merge(console, report, as_json=as_json)
+    config = DataMergeConfig(**choices, sort_by_length=sort_by_length, keep_duplicates=keep_duplicates)
+    report = merge_data(config, common.warn)
+    show_data_merge(common.console, report, as_json=common.as_json)
     return ITEMS_FAILED if report.num_broken_lines else 0
 
 
-def _merge_journals(console: Console, choices: _Choices, *, as_json: bool) -> int:
+def _merge_shards(common: CommonFlags, choices: _SharedChoices) -> int:
+    """Join journals of captions; the exit code."""
     from omnicap_cli.core.runs.journal_merging import MergeConfig, merge_journals
     from omnicap_cli.terminal.views import show_merge
 
     config = MergeConfig(**choices, command=("omnicap", *sys.argv[1:]))
-    report = merge_journals(config, lambda message: console.warning(printable(message)))
-    show_merge(console, report, as_json=as_json)
+    report = merge_journals(config, common.warn)
+    show_merge(common.console, report, as_json=common.as_json)
     return ITEMS_FAILED if report.num_failed else 0

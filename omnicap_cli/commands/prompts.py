@@ -1,4 +1,4 @@
-"""`omnicap prompts`: the catalogue of what can be asked."""
+"""`omnicap prompts`: the catalogue of what can be asked. It knows no prompt."""
 
 from __future__ import annotations
 
@@ -8,63 +8,54 @@ from typing import Annotated
 
 import typer
 
-from omnicap_cli.commands.options import AsJson, Debug, NoColor, OptionsFile, Quiet, Verbose, make_console, option
+from omnicap_cli.commands.groups import CommonFlags, PromptsFile
+from omnicap_cli.commands.options import option, takes_groups
 from omnicap_cli.core.files.atomic import writing
 from omnicap_cli.errors import OptionError
 
 app = typer.Typer(help="The catalogue of prompts: types, styles and languages.", no_args_is_help=True)
 
-PromptsFile = Annotated[Path | None, option("--prompts", help="TOML file of prompts, merged over the built-in ones.")]
-
 
 @app.command("list")
-def list_prompts(
-    prompts: PromptsFile = None,
-    as_json: AsJson = False,
-    _options: OptionsFile = None,
-    no_color: NoColor = False,
-    _debug: Debug = False,
-) -> None:
+@takes_groups(without=("quiet", "verbose"))
+def list_prompts(*, prompts: PromptsFile = None, common: CommonFlags) -> None:
     """List every type with its styles, their languages and other names."""
     from omnicap_cli.core.prompts.catalogue import Catalogue
     from omnicap_cli.terminal.views import show_catalogue
 
-    show_catalogue(make_console(quiet=False, verbose=0, no_color=no_color), Catalogue.load(prompts), as_json=as_json)
+    show_catalogue(common.console, Catalogue.load(prompts), as_json=common.as_json)
 
 
 @app.command("show")
-def show(
+@takes_groups(without=("quiet", "verbose"))
+def print_prompts(
+    *,
     type: Annotated[str, typer.Argument(help="A type, as `omnicap prompts list` names it.")],
     style: Annotated[str, typer.Argument(help="A style of it; NAME,NAME or all.")] = "all",
-    lang: Annotated[str, option("-l", "--lang", help="en, zh or all.")] = "all",
+    lang: Annotated[str, option("-l", help="en, zh or all.")] = "all",
     prompts: PromptsFile = None,
-    as_json: AsJson = False,
-    _options: OptionsFile = None,
-    no_color: NoColor = False,
-    _debug: Debug = False,
+    common: CommonFlags,
 ) -> None:
     """Print the texts of prompts in full."""
     from omnicap_cli.core.prompts.catalogue import Catalogue
     from omnicap_cli.terminal.views import show_prompts
 
     chosen = Catalogue.load(prompts).select(type, style.split(","), lang)
-    show_prompts(make_console(quiet=False, verbose=0, no_color=no_color), chosen, as_json=as_json)
+    show_prompts(common.console, chosen, as_json=common.as_json)
 
 
 @app.command("import")
+@takes_groups(without=("as_json",))
 def import_script(
+    *,
     script: Annotated[
         Path, typer.Argument(metavar="FILE.py", help="The inference script that was published with a model.")
     ],
     output: Annotated[
-        str | None, option("-o", "--output", help="TOML file for --prompts; without it, stdout.", metavar="PATH")
+        str | None, option("-o", help="TOML file for --prompts; without it, stdout.", metavar="PATH")
     ] = None,
-    overwrite: Annotated[bool, option("--overwrite", help="Replace a file that is there.")] = False,
-    _options: OptionsFile = None,
-    quiet: Quiet = False,
-    verbose: Verbose = 0,
-    no_color: NoColor = False,
-    _debug: Debug = False,
+    overwrite: Annotated[bool, option(help="Replace a file that is there.")] = False,
+    common: CommonFlags,
 ) -> None:
     """Write the prompts of a model's own inference script as a file for --prompts.
 
@@ -72,7 +63,7 @@ def import_script(
     """
     from omnicap_cli.core.prompts.script_import.importer import import_prompts
 
-    console = make_console(quiet=quiet, verbose=verbose, no_color=no_color)
+    console = common.console
     target = None if output in (None, "-") else Path(str(output))
     if target:
         _check_output(target, script, overwrite=overwrite)

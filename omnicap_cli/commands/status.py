@@ -1,4 +1,4 @@
-"""`omnicap status`: how far runs are, or how they ended."""
+"""`omnicap status`: how far runs are, or how they ended. It reads no journal itself."""
 
 from __future__ import annotations
 
@@ -7,20 +7,18 @@ from typing import Annotated
 
 import typer
 
-from omnicap_cli.commands.options import AsJson, Debug, NoColor, OptionsFile, Quiet, Verbose, make_console
+from omnicap_cli.commands.groups import CommonFlags
+from omnicap_cli.commands.options import takes_groups
 
 
+@takes_groups()
 def status(
+    *,
     journals: Annotated[
         list[Path],
         typer.Argument(metavar="JOURNAL", help="JSONL files that runs write, or what they export to."),
     ],
-    as_json: AsJson = False,
-    _options: OptionsFile = None,
-    quiet: Quiet = False,
-    verbose: Verbose = 0,
-    no_color: NoColor = False,
-    _debug: Debug = False,
+    common: CommonFlags,
 ) -> None:
     """Show what is done, what failed and why, and the time left, of journals at rest or being written.
 
@@ -30,12 +28,11 @@ def status(
     from omnicap_cli.core.runs.status import read_status, read_statuses, total_of
     from omnicap_cli.terminal.views import show_status, show_statuses
 
-    console = make_console(quiet=quiet, verbose=verbose, no_color=no_color)
     if len(journals) == 1:
-        show_status(console, read_status(find_journal(journals[0])), as_json=as_json)
+        show_status(common.console, read_status(find_journal(journals[0])), as_json=common.as_json)
         return
     entries = read_statuses(journals)
     total = total_of(entries)
-    show_statuses(console, entries, total, as_json=as_json)
+    show_statuses(common.console, entries, total, as_json=common.as_json)
     if total.num_unreadable:
         raise typer.Exit(1)

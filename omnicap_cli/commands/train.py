@@ -1,4 +1,4 @@
-"""`omnicap train`: fine-tune a captioner on a counted data set."""
+"""`omnicap train`: fine-tune a captioner on a counted data set. It knows ways to start a run, and no model."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from typing import Annotated
 
 import typer
 
-from omnicap_cli.commands.options import AsJson, Debug, NoColor, Quiet, Verbose, make_console, option
+from omnicap_cli.commands.groups import CommonFlags
+from omnicap_cli.commands.options import option, takes_groups
 from omnicap_cli.errors import UsageError
 
 
+@takes_groups(without=("options",))
 def train(
-    config: Annotated[Path, option("--config", help="YAML file that says everything about the run.", metavar="FILE")],
+    *,
+    config: Annotated[Path, option(help="YAML file that says everything about the run.", metavar="FILE")],
     overrides: Annotated[
         list[str] | None, option("--set", help="Replace one value of it; can be repeated.", metavar="KEY=VALUE")
     ] = None,
-    force: Annotated[
-        bool, option("--force", help="Go on from a checkpoint though the configuration is another by now.")
-    ] = False,
+    force: Annotated[bool, option(help="Go on from a checkpoint though the configuration is another by now.")] = False,
     num_processes: Annotated[
         int | None, option("--nproc", help="Start so many processes on this machine, one for each GPU.", metavar="N")
     ] = None,
@@ -33,14 +34,8 @@ def train(
         int | None, typer.Option("--gpus-per-node", help="GPUs of each node for --slurm (8).", metavar="N")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a batch file that is there.")] = False,
-    dry_run: Annotated[
-        bool, option("--dry-run", help="Read the data and show what would happen; train nothing.")
-    ] = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = 0,
-    no_color: NoColor = False,
-    _debug: Debug = False,
+    dry_run: Annotated[bool, option(help="Read the data and show what would happen; train nothing.")] = False,
+    common: CommonFlags,
 ) -> None:
     """Fine-tune a vision-language model on what `omnicap merge` wrote.
 
@@ -49,7 +44,7 @@ def train(
     from omnicap_cli.jobs.training import run_train, start_processes, write_batch_file
     from omnicap_cli.training.config.sections import TrainConfig
 
-    console = make_console(quiet=quiet, verbose=verbose, no_color=no_color)
+    console = common.console
     if batch_file is None and (num_nodes is not None or gpus_per_node is not None):
         raise UsageError("--nodes and --gpus-per-node are for --slurm", hint="--nproc is for this machine.")
     if batch_file is not None:
@@ -66,4 +61,4 @@ def train(
         return
     if num_processes is not None:
         raise typer.Exit(start_processes(num_processes))
-    raise typer.Exit(run_train(config, overrides or [], console, force=force, dry_run=dry_run, as_json=as_json))
+    raise typer.Exit(run_train(config, overrides or [], console, force=force, dry_run=dry_run, as_json=common.as_json))

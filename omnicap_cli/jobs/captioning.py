@@ -25,11 +25,11 @@ from omnicap_cli.errors import ITEMS_FAILED, OmnicapError, OptionError, UsageErr
 from omnicap_cli.exports.export_config import ExportConfig
 from omnicap_cli.exports.formats import FORMATS, choose_format
 from omnicap_cli.jobs.exporting import run_export
-from omnicap_cli.jobs.reporting import RunReport, summary
+from omnicap_cli.jobs.reporting import RunReport, outcome_line
 from omnicap_cli.media.names import is_archive, is_url, without_credentials
 from omnicap_cli.media.sources import Fingerprint, Sources
 from omnicap_cli.terminal.console import Console, OutputClosedError
-from omnicap_cli.terminal.interrupts import Interrupts, graceful
+from omnicap_cli.terminal.interrupts import Interrupts, catching_signals
 
 SHARD_MARK: Final = "{shard}"  # in the name of an output
 _JOURNAL_OF_TEXTS: Final = Path("captions.journal.jsonl")  # where text files beside the pictures are the output
@@ -67,7 +67,7 @@ class CaptionConfig:
         if self.prompt is not None and not self.prompt.strip():
             raise OptionError("--prompt", self.prompt, "asks nothing", hint="Leave it out to ask the style's question.")
         if self.journal:
-            _check_output(self.journal)
+            _check_journal_path(self.journal)
         export = self.export
         if export and export.form != "txt" and export.target is None:
             raise OptionError("--format", self.format, "needs a file", hint="Name it with -o.")
@@ -127,7 +127,7 @@ class CaptionRun:
 
     def __init__(self, config: CaptionConfig, console: Console, stdin: BinaryIO | None) -> None:
         self._config, self._console, self._stdin = config, console, stdin
-        prompts = _prompts(config)
+        prompts = _choose_prompts(config)
         options = config.engine_options
         name = choose_engine(config.engine, prompts=prompts, own_prompt=config.own_prompt, options=options)
         self._engine = create_engine(name, options)
@@ -156,7 +156,7 @@ class CaptionRun:
     def run(self, show: Callable[[bytes], None]) -> int:
         """Caption everything that is not done yet, to the journal or to `show`; the exit code."""
         self._console.detail(f"engine {self._engine.identity.engine}, model {self._engine.identity.model}")
-        with contextlib.closing(self._engine), graceful(self._say_stopping, self._engine.kill) as interrupts:
+        with contextlib.closing(self._engine), catching_signals(self._say_stopping, self._engine.kill) as interrupts:
             if self._config.journal:
                 return self._run_into_journal(self._config.journal, interrupts)
             return self._run_into_stream(show, interrupts)
@@ -179,28 +179,31 @@ class CaptionRun:
     def _run_into_journal(self, path: Path, interrupts: Interrupts) -> int:
         with Journal(path, overwrite=self._config.overwrite) as journal:
             if journal.num_broken_lines:
-                num_broken = journal.num_broken_lines
-                self._console.warning(f"{path}: passed over {num_broken} lines that are no records")
-            settings = asdict(self._engine.identity) | asdict(self._config.settings)
-            command = ["omnicap", *map(without_credentials, sys.argv[1:])]
+                self._console.warning(f"{path}: passed over {journal.num_broken_lines} lines that are no records")
             self._check_shard(path)
-            settings |= {"prompts": self._plan.prompt_names, "image_key": self._config.image_key}
-            settings["inputs"] = list(map(without_credentials, self._config.inputs))
-            shard = str(self._config.shard) if self._config.shard else None
-            meta = RunMeta(command=command, settings=settings, shard=shard)
-            meta.write(path)
+            note = self._note()
+            note.write(path)
             if "-" in self._config.inputs:
                 self._engine.warm_up()  # a pipe that is slow waits for its first result, not for the model
-            report = RunReport(self._console, on_terminal=self._console.is_terminal, meta=meta, journal=path)
+            report = RunReport(self._console, on_terminal=self._console.is_terminal, meta=note, journal=path)
             try:
                 tally = self._loop(JournalSink(journal), interrupts, report)
             except BaseException:
-                meta.end("failed", path)
+                note.end("failed", path)
                 raise
-            meta.end("interrupted" if interrupts.exit_code else "failed" if tally.gave_up else "finished", path)
+            note.end("interrupted" if interrupts.exit_code else "failed" if tally.gave_up else "finished", path)
             journal.close(compact=interrupts.exit_code is None)
         exit_code = self._conclude(tally, interrupts)
         return self._export(exit_code) if interrupts.exit_code is None else exit_code
+
+    def _note(self) -> RunMeta:
+        """What stands beside the journal: the command, and what decides its results."""
+        config = self._config
+        settings = asdict(self._engine.identity) | asdict(config.settings)
+        settings |= {"prompts": self._plan.prompt_names, "image_key": config.image_key}
+        settings["inputs"] = list(map(without_credentials, config.inputs))
+        command = ["omnicap", *map(without_credentials, sys.argv[1:])]
+        return RunMeta(command=command, settings=settings, shard=str(config.shard) if config.shard else None)
 
     def _check_shard(self, journal: Path) -> None:
         """Raise UsageError where another shard's journal would be taken for this one's."""
@@ -250,7 +253,7 @@ class CaptionRun:
         if interrupts.exit_code is None and not tally.num_planned:
             self._console.warning("no pictures or pages among the inputs: nothing to do")
         else:
-            self._console.info(summary(tally, self._config.journal, seconds=time.monotonic() - self._started))
+            self._console.info(outcome_line(tally, self._config.journal, seconds=time.monotonic() - self._started))
         if tally.gave_up:
             raise OmnicapError(tally.gave_up, hint="What was finished is kept; --retry-failed tries the failed again.")
         if interrupts.exit_code is not None:
@@ -264,7 +267,7 @@ class CaptionRun:
         self._console.info("stopping once what is being worked on is finished; again to stop at once")
 
 
-def _check_output(path: Path) -> None:
+def _check_journal_path(path: Path) -> None:
     try:
         is_other = path.exists() and not path.is_file()
     except OSError as error:
@@ -273,14 +276,14 @@ def _check_output(path: Path) -> None:
         raise OptionError("--output", str(path), "is there and is not a file")
 
 
-def _prompts(config: CaptionConfig) -> list[Prompt]:
+def _choose_prompts(config: CaptionConfig) -> list[Prompt]:
     """The prompts asked of every item: from the catalogue, or the user's own."""
     if config.type == AUTO:
-        return [_automatic(config)]
+        return [_automatic_prompt(config)]
     chosen = Catalogue.load(config.prompts).select(config.type, config.styles, config.lang)
     if len(chosen) > 1 and config.prompt is not None:
         raise UsageError("--prompt takes the place of one question", hint="Choose one --style and one --lang with it.")
-    return _marked(
+    return _mark_own(
         replace(
             prompt,
             user=prompt.user if config.prompt is None else config.prompt,
@@ -290,16 +293,16 @@ def _prompts(config: CaptionConfig) -> list[Prompt]:
     )
 
 
-def _marked(prompts: Iterable[Prompt]) -> list[Prompt]:
+def _mark_own(prompts: Iterable[Prompt]) -> list[Prompt]:
     """The prompts, those marked that are not of the built-in catalogue."""
     built_in = set(Catalogue.load().prompts)
     return [each if each in built_in else replace(each, own=True) for each in prompts]
 
 
-def _automatic(config: CaptionConfig) -> Prompt:
+def _automatic_prompt(config: CaptionConfig) -> Prompt:
     """The prompt under which the model chooses the type of each item."""
     if config.own_prompt:
         hint = "Leave out --type auto: the type of a picture changes nothing about a question of your own."
         raise UsageError("--prompt and --system don't go with --type auto", hint=hint)
     prompt = Catalogue.load(config.prompts).automatic(config.styles, config.lang)
-    return replace(prompt, choices=tuple(_marked(prompt.choices)))
+    return replace(prompt, choices=tuple(_mark_own(prompt.choices)))

@@ -1,4 +1,7 @@
-"""One export from its configuration to its exit code, for `convert` and `caption -o`: with its messages."""
+"""One export from its configuration to its exit code, for `convert` and `caption -o`: with its messages.
+
+It knows no form of output.
+"""
 
 from __future__ import annotations
 

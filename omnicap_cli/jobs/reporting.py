@@ -1,4 +1,7 @@
-"""What a run tells while it goes on, and at its end: to the terminal, and in the note beside its journal."""
+"""What a captioning run tells as it goes on and at its end: to the terminal, and in the note beside its journal.
+
+It decides nothing about the run.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +77,7 @@ class RunReport:
             self._console.warning("more items fail; their records say why")
 
 
-def summary(tally: Tally, output: Path | None, *, seconds: float) -> str:
+def outcome_line(tally: Tally, output: Path | None, *, seconds: float) -> str:
     """The outcome of a run in one line."""
     if not tally.num_finished and tally.num_handled == tally.num_planned > 0:
         failed = f", {tally.num_failed_before:,} of them as errors (--retry-failed)" if tally.num_failed_before else ""

@@ -1,4 +1,4 @@
-"""One run of `omnicap tokenize` from its options to its exit code: with its messages."""
+"""One run of `omnicap tokenize` from its options to its exit code: with its messages. It counts nothing itself."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from typing import Any
 from omnicap_cli.core.files.text import without_surrogates
 from omnicap_cli.core.files.words import printable
 from omnicap_cli.core.models.machine import num_cores
-from omnicap_cli.datasets.tokenizing.all_splits import TokenizeConfig, plan, tokenize
+from omnicap_cli.datasets.tokenizing.all_splits import TokenizeConfig, TokenizeReport, plan, tokenize
 from omnicap_cli.datasets.tokenizing.split_run import Step, StoppedError
 from omnicap_cli.errors import ITEMS_FAILED, UsageError
 from omnicap_cli.terminal.console import Console, open_stdin
-from omnicap_cli.terminal.interrupts import graceful
+from omnicap_cli.terminal.dataset_views import show_tokenize
+from omnicap_cli.terminal.interrupts import catching_signals
 from omnicap_cli.terminal.progress import make_progress
-from omnicap_cli.terminal.views import show_plan, show_tokenize
+from omnicap_cli.terminal.views import show_plan
 
-_ENDS = (".gz", ".zst", ".bz2", ".jsonl", ".ndjson", ".json")
+_SUFFIXES = (".gz", ".zst", ".bz2", ".jsonl", ".ndjson", ".json")
 
 
-def make_config(
+def make_tokenize_config(
     *,
     data: str | None,
     output: Path | None,
@@ -43,7 +44,7 @@ def make_config(
     return TokenizeConfig(
         data=data,
         output=output,
-        name=name or _name_of(data),
+        name=name or _name_without_suffixes(data),
         num_splits=next((number for number in (split_num, splits) if number is not None), 1),
         split_index=split_index,
         num_workers=num_cores() if workers is None else workers,
@@ -61,7 +62,7 @@ def run_tokenize(config: TokenizeConfig, console: Console, *, dry_run: bool, as_
     num_in = num_rejected = 0
     has_begun = False
 
-    def stopping() -> None:
+    def say_stopping() -> None:
         console.info("stopping; again to stop at once")
         if not has_begun:  # it may wait for a pipe, or read a large file: nobody looks at `stop` yet
             raise KeyboardInterrupt
@@ -77,14 +78,20 @@ def run_tokenize(config: TokenizeConfig, console: Console, *, dry_run: bool, as_
         if interrupts.stop.is_set():
             raise StoppedError
 
-    with graceful(stopping, lambda: None) as interrupts:
+    with catching_signals(say_stopping) as interrupts:
         try:
             report = tokenize(config, stdin, begin=begin, tell=tell, warn=lambda each: console.warning(printable(each)))
         except (StoppedError, KeyboardInterrupt):
-            console.info("interrupted; run the same command again to go on" + _but_not_with(config))
+            but_how = ", without --overwrite" if config.overwrite else ""
+            console.info(f"interrupted; run the same command again to go on{but_how}")
             return interrupts.exit_code or 1
         finally:
             progress.stop()
+    return _conclude(config, report, console, as_json=as_json)
+
+
+def _conclude(config: TokenizeConfig, report: TokenizeReport, console: Console, *, as_json: bool) -> int:
+    """Show what was counted; the exit code."""
     if not report.num_in:
         console.warning("there are no records in these lines: nothing to do")
     show_tokenize(console, report, as_json=as_json)
@@ -93,12 +100,8 @@ def run_tokenize(config: TokenizeConfig, console: Console, *, dry_run: bool, as_
     return ITEMS_FAILED if report.num_rejected else 0
 
 
-def _but_not_with(config: TokenizeConfig) -> str:
-    return ", without --overwrite" if config.overwrite else ""
-
-
-def _name_of(data: str) -> str:
+def _name_without_suffixes(data: str) -> str:
     name: str = without_surrogates(Path(data).name) if data != "-" else "stdin"
-    while (stem := next((name.removesuffix(end) for end in _ENDS if name.endswith(end)), None)) is not None:
-        name = stem
+    while name.endswith(_SUFFIXES):
+        name = name.rpartition(".")[0]
     return name

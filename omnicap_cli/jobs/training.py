@@ -1,4 +1,7 @@
-"""One run of `omnicap train` from its options to its exit code: with its messages, and in several processes."""
+"""One run of `omnicap train` from its options to its exit code: with its messages, and in several processes.
+
+It knows how a training is started and told of, and nothing of how one learns.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from omnicap_cli.core.files.atomic import replacing, write_error
+from omnicap_cli.core.files.atomic import writing
 from omnicap_cli.errors import ITEMS_FAILED, OptionError
 from omnicap_cli.terminal.console import Console
-from omnicap_cli.terminal.interrupts import Interrupts, graceful
+from omnicap_cli.terminal.interrupts import Interrupts, catching_signals
 from omnicap_cli.terminal.progress import make_progress
 from omnicap_cli.terminal.training_views import plan_lines, show_train_plan, show_train_report
 from omnicap_cli.training.config.sections import TrainConfig
 from omnicap_cli.training.slurm import GPUS_PER_NODE, batch_file
 
 if TYPE_CHECKING:
-    from omnicap_cli.training.run import TrainPlan
+    from omnicap_cli.training.run import TrainPlan, TrainReport
 
 _LAUNCHING: Final = {"--nproc": True, "--slurm": True, "--nodes": True, "--gpus-per-node": True, "--overwrite": False}
 """Options that say where to start a run, and whether a value comes after."""
@@ -43,13 +46,15 @@ def run_train(
             show_train_plan(console, run.describe(), as_json=as_json)
         run.close()
         return 0
-    quiet = console if run.is_main else Console(level=0)
+    speaker = console if run.is_main else Console(level=0)
     if run.num_idle_gpus:
-        quiet.warning(f"{run.num_idle_gpus} GPUs have nothing to do: --nproc {run.num_idle_gpus + 1} uses all")
-    with graceful(
-        lambda: quiet.info("stopping after this step, with a checkpoint; again to stop at once"), _nothing
-    ) as (interrupts):
-        watcher = _Watcher(quiet, interrupts)
+        speaker.warning(f"{run.num_idle_gpus} GPUs have nothing to do: --nproc {run.num_idle_gpus + 1} uses all")
+
+    def say_stopping() -> None:
+        speaker.info("stopping after this step, with a checkpoint; again to stop at once")
+
+    with catching_signals(say_stopping) as interrupts:
+        watcher = _TerminalWatcher(speaker, interrupts)
         try:
             with contextlib.redirect_stdout(sys.stderr):  # some of those that report_to names speak there
                 report = run.train(watcher)
@@ -58,16 +63,22 @@ def run_train(
     run.close()
     if run.is_main:
         show_train_report(console, report, as_json=as_json)
-    if report.num_skipped:
-        quiet.warning(f"left out, as their media couldn't be read: {report.num_skipped:,} samples")
-    if report.num_uncuttable:
-        why = "a cut at data.max_length would go through a picture"
-        quiet.warning(f"left out, as {why}: {report.num_uncuttable:,} samples")
+    _warn_of_left_out(speaker, report)
     if report.was_stopped:
-        quiet.info("interrupted; run the same command again to go on")
+        speaker.info("interrupted; run the same command again to go on")
         return interrupts.exit_code or 1
     # a launcher takes any code but 0 for a crash
     return ITEMS_FAILED if report.num_skipped and run.num_processes == 1 else 0
+
+
+def _warn_of_left_out(console: Console, report: TrainReport) -> None:
+    reasons = {
+        "their media couldn't be read": report.num_skipped,
+        "a cut at data.max_length would go through a picture": report.num_uncuttable,
+    }
+    for reason, num_samples in reasons.items():
+        if num_samples:
+            console.warning(f"left out, as {reason}: {num_samples:,} samples")
 
 
 def start_processes(num_processes: int) -> int:
@@ -110,11 +121,8 @@ def write_batch_file(
         num_nodes=1 if num_nodes is None else num_nodes,
         gpus_per_node=GPUS_PER_NODE if gpus_per_node is None else gpus_per_node,
     )
-    try:
-        with replacing(target) as file:
-            file.write(text.encode())
-    except OSError as error:
-        raise write_error(target, error) from error
+    with writing(target) as file:
+        file.write(text.encode())
     submit = shlex.join(["sbatch", "--time=24:00:00", str(target)])
     console.info(f"{target} written; submit it from this folder: {submit}")
 
@@ -131,7 +139,7 @@ def _words_of_each_process() -> list[str]:
     return kept
 
 
-class _Watcher:
+class _TerminalWatcher:
     """Shows a run on a terminal, and stops it when the user wants that."""
 
     def __init__(self, console: Console, interrupts: Interrupts) -> None:
@@ -163,7 +171,3 @@ class _Watcher:
     def end(self) -> None:
         """Nothing more will be shown."""
         self._progress.stop()
-
-
-def _nothing() -> None:
-    pass

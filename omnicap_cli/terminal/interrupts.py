@@ -24,7 +24,9 @@ class Interrupts:
 
 
 @contextlib.contextmanager
-def graceful(on_first: Callable[[], None], on_second: Callable[[], None]) -> Iterator[Interrupts]:
+def catching_signals(
+    on_first: Callable[[], None], on_second: Callable[[], None] = lambda: None
+) -> Iterator[Interrupts]:
     """Within the block a first signal sets `stop`; a second calls `on_second` and ends the process at once.
 
     One that comes within ECHO_SECONDS of the first is taken for the same.

@@ -52,7 +52,7 @@ class Progress:
         """Nothing more will be shown."""
 
 
-class _Lines(Progress):
+class _ProgressLines(Progress):
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self._stopped = threading.Event()
@@ -66,7 +66,7 @@ class _Lines(Progress):
             self._console.info(self.line())
 
 
-class _Bar(Progress):
+class _ProgressBar(Progress):
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         import rich.console
@@ -88,5 +88,5 @@ class _Bar(Progress):
 
 def make_progress(console: Console, *, on_terminal: bool) -> Progress:
     """A bar if `on_terminal`, else lines; nothing with --quiet."""
-    kind = Progress if console.level < 1 else _Bar if on_terminal else _Lines
+    kind = Progress if console.level < 1 else _ProgressBar if on_terminal else _ProgressLines
     return kind(console)

@@ -1,4 +1,4 @@
-"""How results look to a person, or as JSON to a program. It decides words and columns; `Console` does the writing."""
+"""How runs, journals and prompts look to a person, or as JSON to a program. `Console` does the writing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from omnicap_cli.core.runs.journal_merging import MergeReport
     from omnicap_cli.core.runs.records import Prompt
     from omnicap_cli.core.runs.status import Entry, Status, Total
-    from omnicap_cli.datasets.tokenizing.all_splits import TokenizeReport
     from omnicap_cli.engines.diagnosis import Finding
 
 
@@ -33,21 +32,21 @@ def show_record(console: Console, *, as_json: bool) -> Callable[[bytes], None]:
         record = orjson.loads(line)
         name = printable(record["id"]) + f"  ({record['type']}/{record['style']}/{record['lang']})"
         body = record["caption"] if record["status"] == "ok" else f"[{record['error']['message']}]"
-        console.text(f"{console.bold(name)}\n{_visible(body) or '[no text]'}\n")
+        console.text(f"{console.bold(name)}\n{_without_controls(body) or '[no text]'}\n")
 
     return show
 
 
 def show_plan(console: Console, plan: dict[str, Any], *, as_json: bool) -> None:
     """What `--dry-run` found."""
-    if as_json or not console.data_is_terminal:
-        return show_json(console, plan)
-    for name, value in plan.items():
-        shown = (
-            ", ".join(value) if isinstance(value, list) else f"{value:,}" if isinstance(value, int | float) else value
-        )
-        console.text(f"{name.replace('_', ' '):>14}  {shown}")
-    return None
+    lines = [f"{name.replace('_', ' '):>14}  {_plan_value(value)}" for name, value in plan.items()]
+    show_report(console, plan, lines, as_json=as_json)
+
+
+def _plan_value(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(value)
+    return f"{value:,}" if isinstance(value, int | float) else str(value)
 
 
 def show_status(console: Console, status: Status, *, as_json: bool) -> None:
@@ -63,7 +62,7 @@ def show_status(console: Console, status: Status, *, as_json: bool) -> None:
     ]
     if status.num_broken_lines:
         rows.append(("  broken lines", f"{status.num_broken_lines:,}, passed over"))
-    return _show_rows(console, rows + _run_rows(status))
+    return _show_lines(console, rows_as_lines(rows + _run_rows(status)))
 
 
 def _run_rows(status: Status) -> list[tuple[str, str]]:
@@ -99,7 +98,7 @@ def show_statuses(console: Console, entries: Sequence[Entry], total: Total, *, a
         notes.append(("broken lines", f"{total.num_broken_lines:,}, passed over"))
     if missing:
         notes.append(("missing", describe_shards(total.missing_shards)))
-    return _show_rows(console, notes) if notes else None
+    return _show_lines(console, rows_as_lines(notes))
 
 
 def _entry_as_json(entry: Entry) -> dict[str, Any]:
@@ -124,9 +123,7 @@ def _count_cells(status: Status | Total) -> tuple[str, ...]:
 
 
 def show_merge(console: Console, report: MergeReport, *, as_json: bool) -> None:
-    """What `omnicap merge` joined, or would."""
-    if as_json or not console.data_is_terminal:
-        return show_json(console, asdict(report))
+    """What `omnicap merge` joined of journals, or would."""
     rows = [
         ("records", f"{report.num_records:,}"),
         ("  captioned", f"{report.num_ok:,}"),
@@ -139,33 +136,8 @@ def show_merge(console: Console, report: MergeReport, *, as_json: bool) -> None:
     if report.num_shards is not None:
         num_there = report.num_shards - len(report.missing_shards)
         rows.append(("shards", f"{num_there:,} of {report.num_shards:,}"))
-    written = printable(report.output or "") if report.written else "nothing written"
-    return _show_rows(console, [*rows, ("output", written)])
-
-
-def show_tokenize(console: Console, report: TokenizeReport, *, as_json: bool) -> None:
-    """What `omnicap tokenize` counted."""
-    from omnicap_cli.terminal.length_views import length_lines
-
-    if as_json or not console.data_is_terminal:
-        return show_json(console, report.as_json())
-    rows = [
-        ("records", f"{report.num_in:,}"),
-        ("  kept", f"{report.num_kept:,}"),
-        ("  rejected", f"{report.num_rejected:,}"),
-        *((f"    {reason.replace('_', ' ')}", f"{count:,}") for reason, count in report.rejected.items()),
-        ("tokens", f"{report.num_sequence_tokens:,}"),
-        ("  of texts", f"{report.num_text_tokens:,}"),
-        ("  of pictures", f"{report.num_image_tokens:,}"),
-        ("splits", f"{report.num_splits:,}"),
-        ("output", printable(f"{report.output}/{report.name}_split*.jsonl")),
-    ]
-    if report.num_rejected:
-        rows.append(("rejects", printable(f"{report.output}/rejects/{report.name}_split*.jsonl")))
-    _show_rows(console, rows)
-    for line in length_lines(report.lengths):
-        console.text(line)
-    return None
+    rows.append(("output", printable(report.output or "") if report.written else "nothing written"))
+    show_report(console, asdict(report), rows_as_lines(rows), as_json=as_json)
 
 
 def show_catalogue(console: Console, catalogue: Catalogue, *, as_json: bool) -> None:
@@ -215,15 +187,22 @@ def show_findings(console: Console, findings: Iterable[Finding], *, as_json: boo
     return None
 
 
-def rows_as_lines(rows: Iterable[tuple[str, str]]) -> list[str]:
+def show_report(console: Console, value: Any, lines: Iterable[str], *, as_json: bool) -> None:
+    """`lines` on a terminal; elsewhere, or where it is asked for, `value` as JSON."""
+    if as_json or not console.data_is_terminal:
+        show_json(console, value)
+    else:
+        _show_lines(console, lines)
+
+
+def rows_as_lines(rows: Sequence[tuple[str, str]]) -> list[str]:
     """Names and values, one below the other."""
-    rows = list(rows)
-    width = max(len(name) for name, _ in rows)
+    width = max((len(name) for name, _ in rows), default=0)
     return [f"{name:<{width}}  {value}" for name, value in rows]
 
 
-def _show_rows(console: Console, rows: Iterable[tuple[str, str]]) -> None:
-    for line in rows_as_lines(rows):
+def _show_lines(console: Console, lines: Iterable[str]) -> None:
+    for line in lines:
         console.text(line)
 
 
@@ -245,6 +224,6 @@ def show_json(console: Console, value: Any) -> None:
     console.data(orjson.dumps(without_surrogates(value), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
-def _visible(text: str) -> str:
+def _without_controls(text: str) -> str:
     """`text` without what could steer the terminal; line breaks and tabs stay."""
     return "".join(character if character in "\n\t" else printable(character) for character in text)

@@ -1,18 +1,20 @@
-"""How lengths of sequences look to a person, and what a merge of a data set found. `Console` does the writing."""
+"""How token counts of data sets look: what was counted, what was merged, and how long the sequences are.
+
+It writes nothing itself: `Console` does.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-import orjson
-
-from omnicap_cli.core.files.text import without_surrogates
 from omnicap_cli.core.files.words import printable
 from omnicap_cli.terminal.console import Console
+from omnicap_cli.terminal.views import rows_as_lines, show_report
 
 if TYPE_CHECKING:
     from omnicap_cli.datasets.lengths import LengthCounts
     from omnicap_cli.datasets.merging.merge_splits import DataMergeReport
+    from omnicap_cli.datasets.tokenizing.all_splits import TokenizeReport
 
 _EIGHTHS: Final = ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")
 _MAX_BAR: Final = 40
@@ -48,31 +50,43 @@ def histogram_lines(lengths: LengthCounts, width: int) -> list[str]:
     ]
 
 
-def show_data_merge(console: Console, report: DataMergeReport, *, as_json: bool, width: int = 80) -> None:
+def show_tokenize(console: Console, report: TokenizeReport, *, as_json: bool) -> None:
+    """What `omnicap tokenize` counted."""
+    rows = [
+        ("records", f"{report.num_in:,}"),
+        ("  kept", f"{report.num_kept:,}"),
+        ("  rejected", f"{report.num_rejected:,}"),
+        *((f"    {reason.replace('_', ' ')}", f"{count:,}") for reason, count in report.rejected.items()),
+        *_token_rows(report),
+        ("splits", f"{report.num_splits:,}"),
+        ("output", printable(f"{report.output}/{report.name}_split*.jsonl")),
+    ]
+    if report.num_rejected:
+        rows.append(("rejects", printable(f"{report.output}/rejects/{report.name}_split*.jsonl")))
+    lines = [*rows_as_lines(rows), *length_lines(report.lengths)]
+    show_report(console, report.as_json(), lines, as_json=as_json)
+
+
+def show_data_merge(console: Console, report: DataMergeReport, *, as_json: bool) -> None:
     """What `omnicap merge` joined of a data set, or would."""
-    if as_json or not console.data_is_terminal:
-        option = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
-        return console.data(orjson.dumps(without_surrogates(report.as_json()), option=option))
-    rows = _merge_rows(report)
-    name_width = max(len(name) for name, _ in rows)
-    for name, value in rows:
-        console.text(f"{name:<{name_width}}  {value}")
-    for line in length_lines(report.lengths, width):
-        console.text(line)
-    return None
-
-
-def _merge_rows(report: DataMergeReport) -> list[tuple[str, str]]:
-    return [
+    rows = [
         ("records", f"{report.num_records:,}"),
         ("duplicates", f"{report.num_duplicates:,}, dropped"),
         ("broken lines", f"{report.num_broken_lines:,}, left out"),
         *((f"  {reason.replace('_', ' ')}", f"{count:,}") for reason, count in report.broken_lines.items()),
+        *_token_rows(report),
+        ("files", f"{report.num_files:,}"),
+        ("output", printable(report.output or "") if report.written else "nothing written"),
+    ]
+    lines = [*rows_as_lines(rows), *length_lines(report.lengths)]
+    show_report(console, report.as_json(), lines, as_json=as_json)
+
+
+def _token_rows(report: TokenizeReport | DataMergeReport) -> list[tuple[str, str]]:
+    return [
         ("tokens", f"{report.num_sequence_tokens:,}"),
         ("  of texts", f"{report.num_text_tokens:,}"),
         ("  of pictures", f"{report.num_image_tokens:,}"),
-        ("files", f"{report.num_files:,}"),
-        ("output", printable(report.output or "") if report.written else "nothing written"),
     ]
 
 

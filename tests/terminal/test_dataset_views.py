@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from omnicap_cli.datasets.lengths import LengthCounts
-from omnicap_cli.terminal.length_views import histogram_lines, length_lines
+from omnicap_cli.terminal.dataset_views import histogram_lines, length_lines
 
 
 def test_bars_go_with_the_counts():
