@@ -1,1 +1,0 @@
-"""Processes of engines on the CPU. May import `core`."""
