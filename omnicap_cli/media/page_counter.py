@@ -18,7 +18,7 @@ class PageCounter:
     """Starts its process when it is first asked, and another one after a crash. Safe to ask from several threads."""
 
     def __init__(self) -> None:
-        self._pool = Pool(f"{__name__}:{load_counter.__name__}", on_death=DeathPolicy(tries_alone=True))
+        self._pool = Pool(f"{__name__}:{load_page_counter.__name__}", on_death=DeathPolicy(tries_alone=True))
 
     def num_pages(self, media: MediaRef, transfer: Transfer) -> int:
         """See `pdf.num_pages`. Raises an ItemError."""
@@ -37,7 +37,7 @@ def _with_whole_path(media: MediaRef) -> MediaRef:
     return media if is_url(media.path) else replace(media, path=os.path.join(os.getcwd(), media.path))
 
 
-def load_counter(_config: None) -> Work:
+def load_page_counter(_config: None) -> Work:
     """The target of the pool."""
     return answering(_count_pages)
 

@@ -68,7 +68,7 @@ _Inbox = queue.SimpleQueue[tuple[_Task | None, Any, bool]]  # of which task, wha
 
 
 @dataclass(slots=True, eq=False)
-class _Place:
+class _ChildPlace:
     """A child, or the one that took over from it, and what is in hand there."""
 
     environment: Mapping[str, str]
@@ -97,7 +97,7 @@ class Pool:
         rest: Callable[[Any, Any], Any] | None = None,
     ) -> None:
         self._target, self._config, self._on_death, self._rest = target, config, on_death, rest
-        self._places = [_Place(environment) for environment in environments]
+        self._places = [_ChildPlace(environment) for environment in environments]
         self._max_in_hand, self._numbers = max_in_hand, itertools.count()
         self._changed = threading.Condition()  # held for all but hearing children, and killing them
         self._stop = threading.Event()
@@ -131,7 +131,7 @@ class Pool:
     def run(
         self, tasks: Iterable[Any], stop: threading.Event | None = None, *, on_wait: Callable[[], None] = lambda: None
     ) -> Iterator[tuple[Any, Any]]:
-        """Each message with its task, as they come; an answer is the last of its task. The children end with it.
+        """Each message with what its task is by then, as they come; an answer is the last of its task. The children end with it.
 
         Tasks are pulled in a thread, as there is room for them. Raises what they do, what ended the pool, and what
         `on_wait` does, which is called from time to time while nothing comes.
@@ -215,11 +215,11 @@ class Pool:
                 self._end = end
                 self.tell(end)
 
-    def _start_child(self, place: _Place) -> None:
+    def _start_child(self, place: _ChildPlace) -> None:
         self._fill(place)
         threading.Thread(target=self._tend, args=(place,), name="tend", daemon=True).start()
 
-    def _fill(self, place: _Place) -> None:
+    def _fill(self, place: _ChildPlace) -> None:
         """Put a fresh child there, with what is in hand: where tasks are tried alone, the next of them."""
         if place.child:
             place.child.kill()
@@ -235,7 +235,7 @@ class Pool:
         if self._end:
             child.send((_NO_TASK, self._end))
 
-    def _tend(self, place: _Place) -> None:
+    def _tend(self, place: _ChildPlace) -> None:
         """Hear the children of a place, one after the other."""
         try:
             is_filled = True
@@ -250,7 +250,7 @@ class Pool:
             self.kill()
             self._drop_tasks(place)
 
-    def _take_in(self, place: _Place, message: Any) -> None:
+    def _take_in(self, place: _ChildPlace, message: Any) -> None:
         if isinstance(message, BaseException):
             raise message
         place.is_ready = True
@@ -270,7 +270,7 @@ class Pool:
             task.inbox.put((task, content, is_last))
             self._changed.notify_all()
 
-    def _bury(self, place: _Place, death: ChildDiedError) -> bool:
+    def _bury(self, place: _ChildPlace, death: ChildDiedError) -> bool:
         """See to what a dead child had in hand. Whether another took over."""
         if not (place.is_ready or self._is_killed):
             self._stop.wait(_POLL_SECONDS)  # it may have died of a signal that was for all, and that we hear of too
@@ -294,7 +294,7 @@ class Pool:
             self._changed.notify_all()
             return place.child is not None
 
-    def _drop_tasks(self, place: _Place) -> None:
+    def _drop_tasks(self, place: _ChildPlace) -> None:
         with self._changed:
             for task in {*place.in_hand.values(), *place.to_try}:
                 task.inbox.put((task, _DROPPED, True))

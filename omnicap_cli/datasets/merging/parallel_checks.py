@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from omnicap_cli.core.workers.child import ChildDiedError
 from omnicap_cli.core.workers.pool import DeathPolicy, Pool
 from omnicap_cli.core.workers.pool_child import Work, answering
 from omnicap_cli.core.workers.prefetch import in_order
@@ -146,7 +145,9 @@ def reports_of(pieces: Sequence[Piece], *, num_cores: int) -> Iterator[Iterator[
         f"{__name__}:{load_checker.__name__}",
         environments=[same_keys] * num_processes,
         max_in_hand=_NUM_AHEAD,
-        on_death=DeathPolicy(error=_death_error),
+        on_death=DeathPolicy(
+            error=lambda death: OmnicapError(f"a process that checked lines died: {death}", hint="Run it again.")
+        ),
     )
     with contextlib.closing(pool):
         num_ahead = num_processes * _NUM_AHEAD
@@ -161,7 +162,3 @@ def load_checker(_config: None) -> Work:
 def changed(path: Path) -> JournalError:
     """A file was written while it was read."""
     return JournalError(f"{path} changed while it was merged", hint="Merge again when nothing writes it.")
-
-
-def _death_error(death: ChildDiedError) -> OmnicapError:
-    return OmnicapError(f"a process that checked lines died: {death}", hint="Run it again.")

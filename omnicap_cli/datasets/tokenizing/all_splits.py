@@ -15,7 +15,6 @@ from omnicap_cli.core.files.locks import locked
 from omnicap_cli.core.files.text import without_surrogates
 from omnicap_cli.core.models.model_files import find_processor
 from omnicap_cli.core.tokens.training_input import TrainingFormat, TrainingInput
-from omnicap_cli.core.workers.child import ChildDiedError
 from omnicap_cli.core.workers.pool import DeathPolicy, Pool
 from omnicap_cli.core.workers.pool_child import Assignment, Work
 from omnicap_cli.datasets.lengths import LengthCounts
@@ -25,6 +24,7 @@ from omnicap_cli.datasets.tokenizing.resume import check_data, check_others, exi
 from omnicap_cli.datasets.tokenizing.split_run import Job, SplitRunner, Step
 from omnicap_cli.errors import OmnicapError, OptionError
 
+_HOW_TO_GO_ON: Final = "Run it again: what was done is kept."
 _BAD_IN_NAMES: Final = ("/", "\0", "\n")
 
 
@@ -171,7 +171,7 @@ def tokenize(
     return TokenizeReport.of_notes(config, notes)
 
 
-def load_counter(format: TrainingFormat) -> Work:
+def load_split_runner(format: TrainingFormat) -> Work:
     """The target of a pool: makes splits, once it is told of the job."""
     input = TrainingInput(format)
 
@@ -212,8 +212,9 @@ def _started_pool(config: TokenizeConfig, format: TrainingFormat) -> Iterator[Po
     if (num_processes := _num_processes(config)) == 1:
         yield None
         return
-    target = f"{__name__}:{load_counter.__name__}"
-    pool = Pool(target, format, environments=[{}] * num_processes, on_death=DeathPolicy(error=_death_error))
+    target = f"{__name__}:{load_split_runner.__name__}"
+    policy = DeathPolicy(error=lambda death: OmnicapError(f"a process that counted died: {death}", hint=_HOW_TO_GO_ON))
+    pool = Pool(target, format, environments=[{}] * num_processes, on_death=policy)
     with contextlib.closing(pool):
         pool.start()
         yield pool
@@ -262,7 +263,3 @@ def _run_in_processes(
         elif message not in warnings:
             warnings.add(message)
             warn(message)
-
-
-def _death_error(death: ChildDiedError) -> OmnicapError:
-    return OmnicapError(f"a process that counted died: {death}", hint="Run it again: what was done is kept.")

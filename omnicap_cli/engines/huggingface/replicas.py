@@ -13,7 +13,6 @@ from dataclasses import replace
 from typing import Final
 
 from omnicap_cli.core.runs.records import Idle, Request, Result
-from omnicap_cli.core.workers.child import ChildDiedError
 from omnicap_cli.core.workers.pool import DeathPolicy, Pool
 from omnicap_cli.core.workers.pool_child import Assignment, Work
 from omnicap_cli.engines.item_requests import requests_by_item
@@ -36,7 +35,10 @@ class Replicas:
             options,
             environments=environments,
             max_in_hand=math.inf,
-            on_death=DeathPolicy(max_deaths=_MAX_FRUITLESS_DEATHS, error=_death_error),
+            on_death=DeathPolicy(
+                max_deaths=_MAX_FRUITLESS_DEATHS,
+                error=lambda death: EngineError(f"a process of the model died again and again ({death})"),
+            ),
             rest=_unanswered,
         )
         self._pool.start()
@@ -85,7 +87,3 @@ def _requests_in(assignments: Iterable[Assignment], asked: dict[str, Assignment]
 
 def _unanswered(requests: list[Request], result: Result) -> list[Request]:
     return [request for request in requests if request.key != result.key]
-
-
-def _death_error(death: ChildDiedError) -> EngineError:
-    return EngineError(f"a process of the model died again and again ({death})")

@@ -43,7 +43,7 @@ class RapidOcrEngine(ItemEngine):
             engine="rapidocr",
             model=models["rec"].stem.split("_rec")[0],
             revision=None if options.model else importlib.metadata.version("rapidocr"),
-            fingerprint=_fingerprint(models.values(), with_times=options.model is not None),
+            fingerprint=_models_fingerprint(models.values(), with_times=options.model is not None),
         )
         config = RecogniserConfig(
             models={part: str(path) for part, path in models.items()},
@@ -85,7 +85,7 @@ def builtin_models() -> Path:
     return Path(spec.origin).parent / "models"
 
 
-def _fingerprint(files: Iterable[Path], *, with_times: bool) -> str:
+def _models_fingerprint(files: Iterable[Path], *, with_times: bool) -> str:
     """Of the files' names and sizes; with modification times where a user may put others in their place."""
     digest = hashlib.sha256()
     for file in sorted(files):

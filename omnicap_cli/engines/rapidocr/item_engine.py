@@ -48,7 +48,10 @@ class ItemEngine(Engine):
             (worker, config),
             environments=[{}] * num_workers,
             max_in_hand=_IN_HAND,
-            on_death=DeathPolicy(tries_alone=True, error=_load_error),
+            on_death=DeathPolicy(
+                tries_alone=True,
+                error=lambda death: EngineError(f"a process of the engine died while it loaded the model ({death})"),
+            ),
         )
         self._pool = self._make_pool()
 
@@ -83,10 +86,6 @@ def load_worker(config: tuple[str, Any]) -> Work:
 
 def _decode_item(assignment: Assignment) -> Pixels:
     return decode(assignment.content[0].item, assignment.content[0].settings)
-
-
-def _load_error(death: ChildDiedError) -> EngineError:
-    return EngineError(f"a process of the engine died while it loaded the model ({death})")
 
 
 def _tasks_of(requests: Iterable[Request | Idle]) -> Iterator[list[Request] | Answered]:
