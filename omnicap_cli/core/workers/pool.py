@@ -131,7 +131,7 @@ class Pool:
     def run(
         self, tasks: Iterable[Any], stop: threading.Event | None = None, *, on_wait: Callable[[], None] = lambda: None
     ) -> Iterator[tuple[Any, Any]]:
-        """Each message with what its task is by then, as they come; an answer is the last of its task. The children end with it.
+        """Each message with its task, as they come; an answer is the last of a task. The children end with the run.
 
         Tasks are pulled in a thread, as there is room for them. Raises what they do, what ended the pool, and what
         `on_wait` does, which is called from time to time while nothing comes.
