@@ -26,7 +26,6 @@ from omnicap_cli.core.runs.pipeline import Pipeline, Policy
 from omnicap_cli.core.runs.planning import RequestPlan
 from omnicap_cli.core.runs.records import Settings
 from omnicap_cli.core.runs.sinks import JournalSink
-from omnicap_cli.engines.processes.worker_pool import WorkerPool
 from omnicap_cli.engines.rapidocr.engine import (
     RapidOcrEngine,
     RecogniserConfig,
@@ -34,6 +33,7 @@ from omnicap_cli.engines.rapidocr.engine import (
     find_models,
     num_cores,
 )
+from omnicap_cli.engines.rapidocr.item_engine import ItemEngine
 from omnicap_cli.engines.rapidocr.recogniser import library_params
 from omnicap_cli.engines.registry import EngineOptions
 from omnicap_cli.media.sources import Sources
@@ -129,7 +129,7 @@ def pool_seconds(pages: Path, *, num_workers: int, num_threads: int) -> float:
     plan = RequestPlan(prompts=prompts(), engine=identity, settings=Settings())
     requests = [request for group in plan.requests(Sources(inputs=(str(pages),))) for request in group]
     config = RecogniserConfig(models=MODELS, num_threads=num_threads)
-    pool = WorkerPool("omnicap_cli.engines.rapidocr.recogniser:Recogniser", config, num_workers=num_workers)
+    pool = ItemEngine("omnicap_cli.engines.rapidocr.recogniser:Recogniser", config, num_workers=num_workers)
     try:
         return between_results(pool.run(requests, threading.Event()), skip=num_workers)
     finally:

@@ -62,7 +62,7 @@ def crashing(num_crashes):
     counter, said = PageCounter(), []
     count(counter)
     seen = {each.pid for each in processes()}
-    (child,) = [each for each in processes() if each.pid == counter._child._process.pid]
+    (child,) = [each for each in processes() if each.pid == counter._pool._places[0].child._process.pid]
     child.send_signal(signal.SIGSTOP)
 
     def ask():
@@ -109,7 +109,7 @@ def test_the_process_ends_with_its_parent():
         "import os, signal; from omnicap_cli.core.runs.records import *;"
         "from omnicap_cli.media.page_counter import PageCounter;"
         "c = PageCounter(); c.num_pages(MediaRef(path='two.pdf'), Transfer());"
-        "print(c._child._process.pid, flush=True);"
+        "print(c._pool._places[0].child._process.pid, flush=True);"
         "os.kill(os.getpid(), signal.{})"
     )
     for death in ("SIGKILL", "SIGTERM"):

@@ -9,7 +9,8 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Mapping
 from typing import IO, Any, Final
 
 # not `-m`, which looks for modules in the current folder first: that may be somebody's data set
@@ -38,11 +39,6 @@ class Child:
             env={**os.environ, **(environment or {})},
             start_new_session=True,  # Ctrl-C is for the process that the user started; it tells this one
         )
-
-    @property
-    def alive(self) -> bool:
-        """Whether it still runs."""
-        return self._process.poll() is None
 
     def send(self, message: Any) -> None:
         """A process that is gone is noticed by `receive`."""
@@ -74,7 +70,7 @@ class Child:
 
 
 def private_pipes() -> tuple[IO[bytes], Callable[[Any], None]]:
-    """For the process itself: what comes from the parent, and `send`, which answers.
+    """For the process itself: what comes from the parent, and `send`, which answers, from any thread.
 
     Its standard streams lead nowhere from now on, so that nothing that a library prints gets out.
     """
@@ -83,20 +79,14 @@ def private_pipes() -> tuple[IO[bytes], Callable[[Any], None]]:
     for standard in (0, 1) if os.environ.get("OMNICAP_DEBUG") else (0, 1, 2):
         os.dup2(nowhere, standard)
 
+    sending = threading.Lock()
+
     def send(message: Any) -> None:
         try:
-            pickle.dump(message, outgoing)
-            outgoing.flush()
+            with sending:
+                pickle.dump(message, outgoing)
+                outgoing.flush()
         except BrokenPipeError:  # the parent is gone, and with it whoever wanted the answer
             os._exit(0)
 
     return incoming, send
-
-
-def messages(incoming: IO[bytes]) -> Iterator[Any]:
-    """What the parent says, until it has nothing more to say."""
-    while True:
-        try:
-            yield pickle.load(incoming)
-        except EOFError:
-            return

@@ -9,14 +9,15 @@ import contextlib
 import io
 import os
 from array import array
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from omnicap_cli.core.workers.child import Child, ChildDiedError, messages, private_pipes
+from omnicap_cli.core.workers.pool import DeathPolicy, Pool
+from omnicap_cli.core.workers.pool_child import Work, answering
+from omnicap_cli.core.workers.prefetch import in_order
 from omnicap_cli.datasets.merging.checked_lines import CheckedLines, check_lines
 from omnicap_cli.datasets.streams import line_batches
 from omnicap_cli.errors import JournalError, OmnicapError
@@ -140,50 +141,24 @@ def reports_of(pieces: Sequence[Piece], *, num_cores: int) -> Iterator[Iterator[
         return
     # keys have to be the same for the same record, whichever process looks at it
     same_keys = {"PYTHONHASHSEED": "0"}
-    children = [Child(f"{__name__}:{serve.__name__}", environment=same_keys) for _ in range(num_processes)]
-    try:
-        yield _from_children(pieces, children)
-    finally:
-        for child in children:
-            child.kill()
-            child.death()
+    pool = Pool(
+        f"{__name__}:{load_checker.__name__}",
+        environments=[same_keys] * num_processes,
+        max_in_hand=_NUM_AHEAD,
+        on_death=DeathPolicy(
+            error=lambda death: OmnicapError(f"a process that checked lines died: {death}", hint="Run it again.")
+        ),
+    )
+    with contextlib.closing(pool):
+        num_ahead = num_processes * _NUM_AHEAD
+        yield in_order(pieces, pool.ask, num_threads=num_ahead, look_ahead=num_ahead)
 
 
-def serve() -> None:
-    """The inside of a process: checks the pieces that it is told of."""
-    incoming, send = private_pipes()
-    try:
-        for piece in messages(incoming):
-            send(check_piece(piece))
-    except OmnicapError as error:
-        send(error)
-    except Exception as error:  # noqa: BLE001  of our own making; said instead of a silent death
-        send(OmnicapError(f"{type(error).__name__}: {error}"))
+def load_checker(_config: None) -> Work:
+    """The target of the pool."""
+    return answering(check_piece)
 
 
 def changed(path: Path) -> JournalError:
     """A file was written while it was read."""
     return JournalError(f"{path} changed while it was merged", hint="Merge again when nothing writes it.")
-
-
-def _from_children(pieces: Iterable[Piece], children: Sequence[Child]) -> Iterator[PieceReport]:
-    """Pieces are dealt in turns, a few for each process: they are of one size."""
-    busy: deque[Child] = deque()
-    max_busy = len(children) * _NUM_AHEAD
-    for number, piece in enumerate(chain(pieces, [None] * max_busy)):
-        if piece:
-            children[number % len(children)].send(piece)
-            busy.append(children[number % len(children)])
-        if busy and (piece is None or len(busy) == max_busy):
-            yield _answer_of(busy.popleft())
-
-
-def _answer_of(child: Child) -> PieceReport:
-    try:
-        answer = child.receive()
-    except ChildDiedError as error:
-        raise OmnicapError(f"a process that checked lines died: {error}", hint="Run it again.") from error
-    if isinstance(answer, OmnicapError):
-        raise answer
-    assert isinstance(answer, PieceReport)
-    return answer

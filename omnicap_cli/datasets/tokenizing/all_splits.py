@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 from omnicap_cli.core.files.locks import locked
 from omnicap_cli.core.files.text import without_surrogates
 from omnicap_cli.core.models.model_files import find_processor
 from omnicap_cli.core.tokens.training_input import TrainingFormat, TrainingInput
-from omnicap_cli.core.workers.child import Child, ChildDiedError, messages, private_pipes
+from omnicap_cli.core.workers.pool import DeathPolicy, Pool
+from omnicap_cli.core.workers.pool_child import Assignment, Work
 from omnicap_cli.datasets.lengths import LengthCounts
 from omnicap_cli.datasets.splits import MAX_SPLITS, Split, SplitNote
 from omnicap_cli.datasets.tokenizing.data_file import opened
@@ -24,8 +24,8 @@ from omnicap_cli.datasets.tokenizing.resume import check_data, check_others, exi
 from omnicap_cli.datasets.tokenizing.split_run import Job, SplitRunner, Step
 from omnicap_cli.errors import OmnicapError, OptionError
 
+_HOW_TO_GO_ON: Final = "Run it again: what was done is kept."
 _BAD_IN_NAMES: Final = ("/", "\0", "\n")
-_POLL_SECONDS: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +153,7 @@ def tokenize(
     when all is still. Raises OmnicapError for whatever is in the way; what was done is kept.
     """
     format = _format(config)
-    with _started(config, format) as children, _prepared(config, format, stdin, fast=not children) as (job, input):
+    with _started_pool(config, format) as pool, _prepared(config, format, stdin, fast=not pool) as (job, input):
         settings = job.settings(input, config.num_splits)
         if not config.overwrite:
             for split in config.splits:  # all of them, before anything is made that doesn't fit the others
@@ -163,35 +163,29 @@ def tokenize(
         if config.overwrite:
             _remove_all(config)
         begin(_num_lines(config, job))
-        if children:
-            notes = list(_in_processes(children, config, job, tell, warn))
+        if pool:
+            notes = list(_run_in_processes(pool, config, job, tell, warn))
         else:
             runner = SplitRunner(job, input, tell=tell, warn=warn)
             notes = [runner.run(split) for split in config.splits]
     return TokenizeReport.of_notes(config, notes)
 
 
-def serve() -> None:
-    """The inside of a process: makes the splits that it is told to."""
-    incoming, send = private_pipes()
-    told: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(incoming, told), daemon=True).start()
-    try:
-        input = TrainingInput(told.get())
-        runner = SplitRunner(told.get(), input, tell=send, warn=send)
-        while True:
-            send(runner.run(told.get()))
-    except OmnicapError as error:
-        send(error)
-    except Exception as error:  # noqa: BLE001  of our own making; said instead of a silent death
-        send(OmnicapError(f"{type(error).__name__}: {error}"))
+def load_split_runner(format: TrainingFormat) -> Work:
+    """The target of a pool: makes splits, once it is told of the job."""
+    input = TrainingInput(format)
 
+    def work(assignments: Iterator[Assignment], _stop: threading.Event) -> None:
+        def say(message: Any) -> None:
+            assignment.say(message)
 
-def _listen(incoming: IO[bytes], told: queue.SimpleQueue[Any]) -> None:
-    """Take in what the parent says, and end with it: whoever starts anew shall find no split locked."""
-    for message in messages(incoming):
-        told.put(message)
-    os._exit(0)
+        assignment, runner = next(assignments), None
+        job = assignment.content
+        for assignment in assignments:
+            runner = runner or SplitRunner(job, input, tell=say, warn=say)
+            assignment.answer(runner.run(assignment.content))
+
+    return work
 
 
 def _num_processes(config: TokenizeConfig) -> int:
@@ -213,20 +207,17 @@ def _format(config: TokenizeConfig) -> TrainingFormat:
 
 
 @contextlib.contextmanager
-def _started(config: TokenizeConfig, format: TrainingFormat) -> Iterator[list[Child]]:
-    """The processes to count in, which load the tokenizer while the data is looked at; none for this one alone."""
+def _started_pool(config: TokenizeConfig, format: TrainingFormat) -> Iterator[Pool | None]:
+    """The processes to count in, which load the tokenizer while the data is looked at; None for this one alone."""
     if (num_processes := _num_processes(config)) == 1:
-        yield []
+        yield None
         return
-    children = [Child(f"{__name__}:{serve.__name__}") for _ in range(num_processes)]
-    try:
-        for child in children:
-            child.send(format)
-        yield children
-    finally:
-        for child in children:
-            child.kill()
-            child.death()
+    target = f"{__name__}:{load_split_runner.__name__}"
+    policy = DeathPolicy(error=lambda death: OmnicapError(f"a process that counted died: {death}", hint=_HOW_TO_GO_ON))
+    pool = Pool(target, format, environments=[{}] * num_processes, on_death=policy)
+    with contextlib.closing(pool):
+        pool.start()
+        yield pool
 
 
 @contextlib.contextmanager
@@ -258,51 +249,14 @@ def _remove_all(config: TokenizeConfig) -> None:
             remove(split)
 
 
-def _in_processes(
-    children: Sequence[Child],
-    config: TokenizeConfig,
-    job: Job,
-    tell: Callable[[Step], None],
-    warn: Callable[[str], None],
+def _run_in_processes(
+    pool: Pool, config: TokenizeConfig, job: Job, tell: Callable[[Step], None], warn: Callable[[str], None]
 ) -> Iterator[SplitNote]:
     """The notes of all splits, as they are done."""
-    todo: queue.SimpleQueue[Split | None] = queue.SimpleQueue()
-    for split in config.splits:
-        todo.put(split)
-    heard: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    for child in children:
-        todo.put(None)
-        threading.Thread(target=_keep_busy, args=(child, job, todo, heard), daemon=True).start()
-    yield from _notes(len(config.splits), heard, tell, warn)
-
-
-def _keep_busy(child: Child, job: Job, todo: queue.SimpleQueue[Split | None], heard: queue.SimpleQueue[Any]) -> None:
-    """Give one process split after split, and pass on what it says."""
-    child.send(job)
-    try:
-        while split := todo.get():
-            child.send(split)
-            answer = None
-            while not isinstance(answer, SplitNote | OmnicapError):
-                answer = child.receive()
-                heard.put(answer)
-    except ChildDiedError as error:
-        heard.put(OmnicapError(f"a process that counted died: {error}", hint="Run it again: what was done is kept."))
-
-
-def _notes(
-    num_splits: int, heard: queue.SimpleQueue[Any], tell: Callable[[Step], None], warn: Callable[[str], None]
-) -> Iterator[SplitNote]:
+    pool.tell(job)
     warnings = set()
-    while num_splits:
-        try:
-            message = heard.get(timeout=_POLL_SECONDS)
-        except queue.Empty:
-            message = Step(0, 0)
-        if isinstance(message, OmnicapError):
-            raise message
+    for _, message in pool.run(config.splits, on_wait=lambda: tell(Step(0, 0))):
         if isinstance(message, SplitNote):
-            num_splits -= 1
             yield message
         elif isinstance(message, Step):
             tell(message)

@@ -25,6 +25,7 @@ from omnicap_cli.core.workers.prefetch import in_order
 from omnicap_cli.engines.huggingface.captioner import Captioner, Prepared, Question
 from omnicap_cli.engines.huggingface.decoding import AbandonedError
 from omnicap_cli.engines.huggingface.forecast import Requests, count_rows
+from omnicap_cli.engines.item_requests import requests_by_item
 from omnicap_cli.errors import EngineError, InferenceError, ItemError, OutOfMemoryError
 from omnicap_cli.media.decode import decode_visual, probe_visual
 from omnicap_cli.media.images import Size
@@ -122,7 +123,7 @@ class BatchRun:
 
     def _measure_items(self) -> None:
         """Look at the headers of each item's visuals and give the counts to the planner."""
-        for measured in in_order(_group_by_item(self._requests), _measure, num_threads=_LOOK_THREADS):
+        for measured in in_order(requests_by_item(self._requests), _measure, num_threads=_LOOK_THREADS):
             if self._is_stopping:
                 return
             if isinstance(measured, Idle):
@@ -318,21 +319,6 @@ class BatchRun:
     def _fail(self, requests: Iterable[Request], error: ItemError) -> None:
         for request in requests:
             self._done.put(Result.failed(request, error))
-
-
-def _group_by_item(requests: Iterable[Request | Idle]) -> Iterator[Requests | Idle]:
-    """The requests of each item together."""
-    group: list[Request] = []
-    for request in requests:
-        if isinstance(request, Idle):
-            yield request
-            continue
-        group.append(request)
-        if not request.num_following:
-            yield group
-            group = []
-    if group:  # stopped in the middle of an item
-        yield group
 
 
 def _measure(requests: Requests | Idle) -> _Measured | Idle:

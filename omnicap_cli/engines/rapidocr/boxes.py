@@ -35,7 +35,7 @@ class TextBox:
     score: float
 
 
-class Piece(NamedTuple):
+class TextPiece(NamedTuple):
     """Text in an upright rectangle, the page's skew removed."""
 
     top: float
@@ -63,10 +63,10 @@ class Interval(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class TextLine:
     """Pieces side by side, from left to right."""
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[TextPiece, ...]
 
     @property
     def text(self) -> str:
@@ -94,11 +94,11 @@ class Line:
         return median(piece.height for piece in self.pieces)
 
 
-def upright_pieces(boxes: Iterable[TextBox]) -> list[Piece]:
+def upright_pieces(boxes: Iterable[TextBox]) -> list[TextPiece]:
     """Boxes as rectangles on the straightened page, sorted; boxes without text are left out."""
     boxes = [box for box in boxes if box.text.strip()]
     angle = skew_radians(boxes)
-    return sorted(_upright(box, math.cos(angle), math.sin(angle)) for box in boxes)
+    return sorted(_upright_piece(box, math.cos(angle), math.sin(angle)) for box in boxes)
 
 
 def skew_radians(boxes: Iterable[TextBox]) -> float:
@@ -135,7 +135,12 @@ def merge_intervals(intervals: Iterable[Interval]) -> list[Interval]:
     return merged
 
 
-def join_pieces(pieces: Sequence[Piece]) -> str:
+def filled_intervals(pieces: Iterable[TextPiece]) -> list[Interval]:
+    """From where to where there is text somewhere, from left to right."""
+    return merge_intervals(Interval(piece.left, piece.right) for piece in pieces)
+
+
+def join_pieces(pieces: Sequence[TextPiece]) -> str:
     """The text of pieces side by side: a space between them, unless CJK text just goes on."""
     text = pieces[0].text
     for before, piece in pairwise(pieces):
@@ -161,8 +166,8 @@ def text_width(text: str) -> int:
     return len(text) + sum(map(is_cjk, text))
 
 
-def _upright(box: TextBox, cos: float, sin: float) -> Piece:
+def _upright_piece(box: TextBox, cos: float, sin: float) -> TextPiece:
     (ax, ay), (bx, by), (cx, cy), (dx, dy) = [(x * cos + y * sin, y * cos - x * sin) for x, y in box.quad]
     left, right = sorted(((ax + dx) / 2, (bx + cx) / 2))
     top, bottom = sorted(((ay + by) / 2, (cy + dy) / 2))
-    return Piece(top, left, bottom, right, " ".join(box.text.split()))
+    return TextPiece(top, left, bottom, right, " ".join(box.text.split()))

@@ -1,7 +1,6 @@
 """PP-OCR through RapidOCR: text of pictures on any CPU, its models inside the package. It follows no prompt.
 
-This side starts the processes and says which model they use, without importing the library; `rapidocr_worker` is
-what runs in them.
+This side says which model the processes use, without importing the library; `recogniser` is what runs in them.
 """
 
 from __future__ import annotations
@@ -9,16 +8,15 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from omnicap_cli.core.models.machine import num_cores
 from omnicap_cli.core.runs.engine import Engine
-from omnicap_cli.core.runs.records import EngineIdentity, Idle, Request, Result
-from omnicap_cli.engines.processes.worker_pool import WorkerPool
+from omnicap_cli.core.runs.records import EngineIdentity
+from omnicap_cli.engines.rapidocr.item_engine import ItemEngine
 from omnicap_cli.engines.registry import EngineOptions
 from omnicap_cli.errors import MissingExtraError, OptionError
 
@@ -34,7 +32,7 @@ class RecogniserConfig:
     num_threads: int
 
 
-class RapidOcrEngine(Engine):
+class RapidOcrEngine(ItemEngine):
     """See `Engine`. `--workers` processes share the cores; unless told otherwise, one for every four cores."""
 
     def __init__(self, options: EngineOptions) -> None:
@@ -45,25 +43,13 @@ class RapidOcrEngine(Engine):
             engine="rapidocr",
             model=models["rec"].stem.split("_rec")[0],
             revision=None if options.model else importlib.metadata.version("rapidocr"),
-            fingerprint=_fingerprint(models.values(), with_times=options.model is not None),
+            fingerprint=_models_fingerprint(models.values(), with_times=options.model is not None),
         )
         config = RecogniserConfig(
             models={part: str(path) for part, path in models.items()},
             num_threads=max(1, num_cores() // num_workers),
         )
-        self._pool = WorkerPool("omnicap_cli.engines.rapidocr.recogniser:Recogniser", config, num_workers=num_workers)
-
-    def run(self, requests: Iterable[Request | Idle], stop: threading.Event) -> Iterator[Result]:
-        return self._pool.run(requests, stop)
-
-    def warm_up(self) -> None:
-        self._pool.warm_up()
-
-    def close(self) -> None:
-        self._pool.close()
-
-    def kill(self) -> None:
-        self._pool.kill()
+        super().__init__("omnicap_cli.engines.rapidocr.recogniser:Recogniser", config, num_workers=num_workers)
 
 
 def create(options: EngineOptions) -> Engine:
@@ -99,7 +85,7 @@ def builtin_models() -> Path:
     return Path(spec.origin).parent / "models"
 
 
-def _fingerprint(files: Iterable[Path], *, with_times: bool) -> str:
+def _models_fingerprint(files: Iterable[Path], *, with_times: bool) -> str:
     """Of the files' names and sizes; with modification times where a user may put others in their place."""
     digest = hashlib.sha256()
     for file in sorted(files):

@@ -15,15 +15,13 @@ from typing import NamedTuple
 
 from omnicap_cli.engines.rapidocr.boxes import (
     Interval,
-    Line,
-    Piece,
     TextBox,
-    merge_intervals,
+    TextLine,
+    TextPiece,
+    filled_intervals,
     text_width,
     upright_pieces,
 )
-
-__all__ = ["TextBox", "group_lines", "reading_order", "to_text"]
 
 _MAX_DEPTH = 6  # columns within columns; what is nested deeper is read row by row
 _MIN_GUTTER = 0.4  # of the median box height: detectors widen boxes, so that gutters shrink
@@ -32,7 +30,7 @@ _MIN_GUTTER = 0.4  # of the median box height: detectors widen boxes, so that gu
 class _Band(NamedTuple):
     """A part of the page from edge to edge, and the gutters that run through all of it."""
 
-    pieces: list[Piece]
+    pieces: list[TextPiece]
     gutters: list[Interval]
 
 
@@ -41,7 +39,7 @@ def to_text(boxes: Iterable[TextBox]) -> str:
     return "\n".join(line.text for region in reading_order(boxes) for line in region)
 
 
-def reading_order(boxes: Iterable[TextBox]) -> list[list[Line]]:
+def reading_order(boxes: Iterable[TextBox]) -> list[list[TextLine]]:
     """Regions in the order in which they are read, each a list of lines from top to bottom.
 
     Recursive cuts along white space (Nagy and Seth, "Hierarchical representation of optically scanned
@@ -49,37 +47,37 @@ def reading_order(boxes: Iterable[TextBox]) -> list[list[Line]]:
     angles to most of the page comes last.
     """
     pieces = upright_pieces(boxes)
-    if _num_characters(filter(_is_tall, pieces)) * 2 > _num_characters(pieces):
-        pieces = sorted(Piece(-p.right, p.top, -p.left, p.bottom, p.text) for p in pieces)  # right column first
-    tall = [piece for piece in pieces if _is_tall(piece)]
-    flat = [piece for piece in pieces if not _is_tall(piece)]
-    regions = _regions(flat, median(p.height for p in flat), _MAX_DEPTH) if flat else []
-    return regions + [[Line((piece,))] for piece in sorted(tall, key=lambda p: -p.right)]
+    if _num_characters(filter(_is_tall_piece, pieces)) * 2 > _num_characters(pieces):
+        pieces = sorted(TextPiece(-p.right, p.top, -p.left, p.bottom, p.text) for p in pieces)  # right column first
+    tall = [piece for piece in pieces if _is_tall_piece(piece)]
+    flat = [piece for piece in pieces if not _is_tall_piece(piece)]
+    regions = _split_into_regions(flat, median(p.height for p in flat), _MAX_DEPTH) if flat else []
+    return regions + [[TextLine((piece,))] for piece in sorted(tall, key=lambda p: -p.right)]
 
 
-def group_lines(pieces: Iterable[Piece]) -> list[Line]:
+def group_lines(pieces: Iterable[TextPiece]) -> list[TextLine]:
     """Pieces to lines by vertical overlap with the neighbours on the line; from top to bottom."""
-    rows: list[list[Piece]] = []
+    rows: list[list[TextPiece]] = []
     for piece in sorted(pieces, key=lambda p: (p.middle, p)):
         for row in rows[:-4:-1]:
             place = bisect([other.left for other in row], piece.left)
-            if _fits(piece, row[max(place - 1, 0) : place + 1]):
+            if _stands_beside(piece, row[max(place - 1, 0) : place + 1]):
                 row.insert(place, piece)
                 break
         else:
             rows.append([piece])
-    return sorted((Line(tuple(row)) for row in rows), key=lambda line: line.middle)
+    return sorted((TextLine(tuple(row)) for row in rows), key=lambda line: line.middle)
 
 
-def _num_characters(pieces: Iterable[Piece]) -> int:
+def _num_characters(pieces: Iterable[TextPiece]) -> int:
     return sum(len(piece.text) for piece in pieces)
 
 
-def _is_tall(piece: Piece) -> bool:
+def _is_tall_piece(piece: TextPiece) -> bool:
     return len(piece.text) > 1 and piece.height > 1.5 * (piece.right - piece.left)
 
 
-def _fits(piece: Piece, neighbours: Sequence[Piece]) -> bool:
+def _stands_beside(piece: TextPiece, neighbours: Sequence[TextPiece]) -> bool:
     """Whether a piece stands beside its neighbours rather than above or below one of them."""
     for other in neighbours:
         shared_width = min(piece.right, other.right) - max(piece.left, other.left)
@@ -91,12 +89,12 @@ def _fits(piece: Piece, neighbours: Sequence[Piece]) -> bool:
     return True
 
 
-def _regions(pieces: Sequence[Piece], height: float, depth: int) -> list[list[Line]]:
+def _split_into_regions(pieces: Sequence[TextPiece], height: float, depth: int) -> list[list[TextLine]]:
     """Cuts a part of the page into columns where it has them; `height` is the median height of its boxes."""
-    regions: list[list[Line]] = []
-    rows: list[Piece] = []
-    for band in _bands(pieces, height) if depth else [_Band(list(pieces), [])]:
-        columns = _columns(band, height)
+    regions: list[list[TextLine]] = []
+    rows: list[TextPiece] = []
+    for band in _split_into_bands(pieces, height) if depth else [_Band(list(pieces), [])]:
+        columns = _band_columns(band, height)
         if len(columns) == 1:
             rows += band.pieces
             continue
@@ -104,16 +102,16 @@ def _regions(pieces: Sequence[Piece], height: float, depth: int) -> list[list[Li
             regions.append(group_lines(rows))
         rows = []
         for column in columns:
-            regions += _regions(column, height, depth - 1)
+            regions += _split_into_regions(column, height, depth - 1)
     return [*regions, group_lines(rows)] if rows else regions
 
 
-def _bands(pieces: Iterable[Piece], height: float) -> list[_Band]:
+def _split_into_bands(pieces: Iterable[TextPiece], height: float) -> list[_Band]:
     """Bands from top to bottom: each goes as far down as one gutter does, and up over lines close to it."""
     bands: list[_Band] = []
-    for row in _rows_apart(pieces):
-        blocks = _blocks(row)
-        gutters = _clear(bands[-1].gutters, blocks, height) if bands else []
+    for row in _split_into_rows(pieces):
+        blocks = filled_intervals(row)
+        gutters = _clear_gutters(bands[-1].gutters, blocks, height) if bands else []
         if gutters:
             bands[-1] = _Band(bands[-1].pieces + row, gutters)
             continue
@@ -121,25 +119,22 @@ def _bands(pieces: Iterable[Piece], height: float) -> list[_Band]:
         bands.append(_Band(row, [gap for gap in inner if gap.end - gap.start >= _MIN_GUTTER * height]))
     joined: list[_Band] = []
     for band in reversed(bands):
-        gutters = _clear(joined[-1].gutters, _blocks(band.pieces), height) if joined and not band.gutters else []
-        if gutters and _distance(band.pieces, joined[-1].pieces) < height:
+        gutters_below = joined[-1].gutters if joined and not band.gutters else []
+        gutters = _clear_gutters(gutters_below, filled_intervals(band.pieces), height)
+        if gutters and _vertical_gap(band.pieces, joined[-1].pieces) < height:
             joined[-1] = _Band(band.pieces + joined[-1].pieces, gutters)
         else:
             joined.append(band)
     return joined[::-1]
 
 
-def _blocks(pieces: Iterable[Piece]) -> list[Interval]:
-    return merge_intervals(Interval(piece.left, piece.right) for piece in pieces)
-
-
-def _distance(above: Iterable[Piece], below: Iterable[Piece]) -> float:
+def _vertical_gap(above: Iterable[TextPiece], below: Iterable[TextPiece]) -> float:
     return min(piece.top for piece in below) - max(piece.bottom for piece in above)
 
 
-def _rows_apart(pieces: Iterable[Piece]) -> list[list[Piece]]:
+def _split_into_rows(pieces: Iterable[TextPiece]) -> list[list[TextPiece]]:
     """Groups that a horizontal line can part. Only the middle half of each box counts, as boxes overlap."""
-    rows: list[list[Piece]] = []
+    rows: list[list[TextPiece]] = []
     end = -math.inf
     for piece in sorted(pieces, key=lambda p: (3 * p.top + p.bottom, p)):
         if (3 * piece.top + piece.bottom) / 4 > end:
@@ -149,7 +144,7 @@ def _rows_apart(pieces: Iterable[Piece]) -> list[list[Piece]]:
     return rows
 
 
-def _clear(gutters: Iterable[Interval], blocks: Sequence[Interval], height: float) -> list[Interval]:
+def _clear_gutters(gutters: Iterable[Interval], blocks: Sequence[Interval], height: float) -> list[Interval]:
     """What is left of gutters between blocks, where it is wide enough to be one."""
     edges = [-math.inf, *(edge for block in blocks for edge in block), math.inf]
     gaps = list(zip(edges[::2], edges[1::2], strict=True))
@@ -157,10 +152,10 @@ def _clear(gutters: Iterable[Interval], blocks: Sequence[Interval], height: floa
     return [part for part in parts if part.end - part.start >= _MIN_GUTTER * height]
 
 
-def _columns(band: _Band, height: float) -> list[list[Piece]]:
+def _band_columns(band: _Band, height: float) -> list[list[TextPiece]]:
     """The columns of a band from left to right: one, where its gutters part labels from values."""
     starts = [gutter.start for gutter in band.gutters]
-    cells: list[list[Piece]] = [[] for _ in range(len(starts) + 1)]
+    cells: list[list[TextPiece]] = [[] for _ in range(len(starts) + 1)]
     for piece in band.pieces:
         cells[bisect(starts, (piece.left + piece.right) / 2)].append(piece)
     lines = [group_lines(cell) for cell in cells]
@@ -172,7 +167,7 @@ def _columns(band: _Band, height: float) -> list[list[Piece]]:
     return columns
 
 
-def _are_columns(left: Sequence[Line], right: Sequence[Line], height: float) -> bool:
+def _are_columns(left: Sequence[TextLine], right: Sequence[TextLine], height: float) -> bool:
     """Whether two groups of lines are read one after the other: both are prose, or their lines don't pair up.
 
     Lines that stand far apart pair with nothing and show nothing: a heading in the middle over a receipt's rows.
@@ -181,7 +176,7 @@ def _are_columns(left: Sequence[Line], right: Sequence[Line], height: float) -> 
     if len(few) < 2:
         return False
     middles = [line.middle for line in many]
-    nearest = [_nearest(line.middle, middles) for line in few]
+    nearest = [_nearest_distance(line.middle, middles) for line in few]
     paired = sum(distance < 0.3 * height for distance in nearest)
     facing = sum(distance < height for distance in nearest)
     is_dense = median(below.middle - above.middle for above, below in pairwise(few)) < 1.7 * height
@@ -189,13 +184,13 @@ def _are_columns(left: Sequence[Line], right: Sequence[Line], height: float) -> 
     return unpaired or (_is_prose(left) and _is_prose(right))
 
 
-def _nearest(value: float, others: Sequence[float]) -> float:
+def _nearest_distance(value: float, others: Sequence[float]) -> float:
     """The distance from a value to the nearest of others, which are sorted."""
     place = bisect(others, value)
     return min(abs(value - other) for other in others[max(place - 1, 0) : place + 1])
 
 
-def _is_prose(lines: Sequence[Line]) -> bool:
+def _is_prose(lines: Sequence[TextLine]) -> bool:
     """Whether lines fill the width that they share, as wrapped text does and entries of a list don't."""
     start, end = min(line.left for line in lines), max(line.right for line in lines)
     full = [line for line in lines if line.right - line.left >= 0.7 * (end - start)]

@@ -14,8 +14,8 @@ from statistics import median_low
 
 from omnicap_cli.engines.rapidocr.boxes import (
     Interval,
-    Line,
     TextBox,
+    TextLine,
     is_cjk,
     join_wrapped,
     text_width,
@@ -33,13 +33,13 @@ _SENTENCE_END = (".", "!", "?", ":", ";", "。", "！", "？", "：", "；", '"'
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class _Paragraph:
     """A paragraph, a list item or a line on its own, with the lines where it begins and ends."""
 
     text: str
     is_item: bool
-    first: Line
-    last: Line
+    first: TextLine
+    last: TextLine
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class _Headings:
 
     tiers: tuple[float, ...]
 
-    def level(self, line: Line) -> int:
+    def level(self, line: TextLine) -> int:
         """1 to 6, or 0 for body text."""
         if not _can_be_heading(line):
             return 0
@@ -58,17 +58,17 @@ class _Headings:
 def to_markdown(boxes: Iterable[TextBox]) -> str:
     """The text of a page as Markdown (GitHub's, for tables), "" for no boxes."""
     regions = reading_order(boxes)
-    headings = _headings([line for region in regions for line in region])
+    headings = _find_headings([line for region in regions for line in region])
     blocks: list[str] = []
     for region in regions:
-        new = list(_blocks(region, headings))
-        if blocks and new and _goes_on(blocks[-1], new[0]):
+        new = list(_markdown_blocks(region, headings))
+        if blocks and new and _continues_in_next_column(blocks[-1], new[0]):
             new[0] = join_wrapped(blocks.pop(), new[0])
         blocks += new
     return "\n\n".join(blocks)
 
 
-def _headings(lines: Sequence[Line]) -> _Headings:
+def _find_headings(lines: Sequence[TextLine]) -> _Headings:
     if not lines:
         return _Headings(())
     body = weighted_median((line.height, len(line.text)) for line in lines)
@@ -80,11 +80,11 @@ def _headings(lines: Sequence[Line]) -> _Headings:
     return _Headings(tuple(tiers[:6]))
 
 
-def _can_be_heading(line: Line) -> bool:
+def _can_be_heading(line: TextLine) -> bool:
     return text_width(line.text) <= 120 and sum(map(str.isalpha, line.text)) >= 2
 
 
-def _blocks(lines: Sequence[Line], headings: _Headings) -> Iterator[str]:
+def _markdown_blocks(lines: Sequence[TextLine], headings: _Headings) -> Iterator[str]:
     """A region's blocks from top to bottom; blank lines go between them."""
     for is_table, group in split_tables(lines):
         if is_table:
@@ -95,14 +95,14 @@ def _blocks(lines: Sequence[Line], headings: _Headings) -> Iterator[str]:
             if level:
                 yield "#" * level + " " + reduce(join_wrapped, (line.text for line in part))
             else:
-                yield _body(part, _column(part, lines))
+                yield _body_text(part, _text_column(part, lines))
 
 
-def _split_spaced(lines: Sequence[Line], headings: _Headings) -> list[list[Line]]:
+def _split_spaced(lines: Sequence[TextLine], headings: _Headings) -> list[list[TextLine]]:
     """Parts with one heading level each, and no gap within that is clearly wider than the usual one."""
     pitches = [below.middle - above.middle for above, below in pairwise(lines)]
     usual = median_low(pitches) if pitches else 0.0
-    parts: list[list[Line]] = []
+    parts: list[list[TextLine]] = []
     for line in lines:
         above = parts[-1][-1] if parts else None
         if above is None or headings.level(above) != headings.level(line) or _is_apart(above, line, usual):
@@ -111,35 +111,35 @@ def _split_spaced(lines: Sequence[Line], headings: _Headings) -> list[list[Line]
     return parts
 
 
-def _is_apart(above: Line, below: Line, usual_pitch: float) -> bool:
+def _is_apart(above: TextLine, below: TextLine, usual_pitch: float) -> bool:
     height = max(above.height, below.height)
     pitch = below.middle - above.middle
     return pitch > 2.2 * height or pitch > max(1.4 * usual_pitch, height)
 
 
-def _column(part: Sequence[Line], region: Iterable[Line]) -> Interval:
+def _text_column(part: Sequence[TextLine], region: Iterable[TextLine]) -> Interval:
     """From where to where text runs that begins where a part does; rows of cells don't count."""
     left, height = min(line.left for line in part), part[0].height
     near = (line for line in region if abs(line.left - left) < 2 * height and len(cells_of(line)) == 1)
     return Interval(left, max(line.right for line in (*part, *near)))
 
 
-def _body(lines: Sequence[Line], column: Interval) -> str:
+def _body_text(lines: Sequence[TextLine], column: Interval) -> str:
     """Paragraphs, list items, and lines that end where they were meant to end."""
-    entries: list[_Entry] = []
+    paragraphs: list[_Paragraph] = []
     right = max(line.right for line in lines)
     wrapped = [_is_full(*pair, right) or _runs_on(*pair, column) for pair in pairwise(lines)]
     votes = [wraps for wraps, line in zip(wrapped, lines[1:], strict=True) if not _list_item(line.text)]
     is_prose = 2 * sum(votes) > len(votes) and not _is_verse(lines)
     for line, wraps in zip(lines, (False, *wrapped), strict=True):
         item = _list_item(line.text)
-        if wraps and not item and _belongs(entries[-1], line, is_prose):
-            last = entries.pop()
-            entries.append(_Entry(join_wrapped(last.text, line.text), last.is_item, last.first, line))
+        if wraps and not item and _belongs_to(paragraphs[-1], line, is_prose):
+            last = paragraphs.pop()
+            paragraphs.append(_Paragraph(join_wrapped(last.text, line.text), last.is_item, last.first, line))
         else:
-            entries.append(_Entry(item or line.text, bool(item), line, line))
-    text = entries[0].text
-    for above, below in pairwise(entries):
+            paragraphs.append(_Paragraph(item or line.text, bool(item), line, line))
+    text = paragraphs[0].text
+    for above, below in pairwise(paragraphs):
         text += _separator(above, below, is_prose) + below.text
     return text
 
@@ -153,17 +153,17 @@ def _list_item(text: str) -> str:
     return ""
 
 
-def _belongs(entry: _Entry, line: Line, is_prose: bool) -> bool:
-    """Whether a line stands where an entry goes on: indented in an item, not indented in a paragraph."""
-    above = entry.last
-    if entry.is_item:
-        belongs = line.left - entry.first.left > 0.5 * line.height
+def _belongs_to(paragraph: _Paragraph, line: TextLine, is_prose: bool) -> bool:
+    """Whether a line goes on with what is above: it is indented in an item, and not indented in a paragraph."""
+    above = paragraph.last
+    if paragraph.is_item:
+        belongs = line.left - paragraph.first.left > 0.5 * line.height
     else:
         belongs = is_prose and line.left - above.left < 0.8 * line.height and text_width(above.text) >= 20
     return belongs and len(cells_of(above)) == len(cells_of(line)) == 1
 
 
-def _is_verse(lines: Sequence[Line]) -> bool:
+def _is_verse(lines: Sequence[TextLine]) -> bool:
     """Whether each of several lines begins with a capital, as lines of verse do and wrapped ones hardly ever."""
     return (
         len(lines) >= 4
@@ -172,20 +172,20 @@ def _is_verse(lines: Sequence[Line]) -> bool:
     )
 
 
-def _is_full(above: Line, below: Line, right: float) -> bool:
+def _is_full(above: TextLine, below: TextLine, right: float) -> bool:
     """Whether the first word of the line below had no room before `right` on the line above."""
     word = below.text[:2] if is_cjk(below.text[0]) else below.text.split()[0]
     width = (below.right - below.left) * text_width(word) / text_width(below.text)
     return right - above.right <= width + 0.6 * above.height
 
 
-def _runs_on(above: Line, below: Line, column: Interval) -> bool:
+def _runs_on(above: TextLine, below: TextLine, column: Interval) -> bool:
     """Whether a sentence goes on below a long line, however ragged the right edge is."""
     is_long = above.right - column.start >= _LONG * (column.end - column.start)
     return is_long and not above.text.endswith(_SENTENCE_END) and below.text[0].islower()
 
 
-def _separator(above: _Entry, below: _Entry, is_prose: bool) -> str:
+def _separator(above: _Paragraph, below: _Paragraph, is_prose: bool) -> str:
     if above.is_item != below.is_item:
         return "\n\n"
     indented = below.first.left - above.first.left > 0.8 * below.first.height
@@ -193,7 +193,7 @@ def _separator(above: _Entry, below: _Entry, is_prose: bool) -> str:
     return "\n\n" if is_prose and not above.is_item and (indented or ends) else "\n"
 
 
-def _goes_on(above: str, below: str) -> bool:
+def _continues_in_next_column(above: str, below: str) -> bool:
     """Whether a paragraph goes on in the next column."""
     is_prose = len(above) >= 40 and above[0] not in "#|" and not above.endswith(_SENTENCE_END)
     return is_prose and below[0].islower()

@@ -50,7 +50,7 @@ class Recogniser:
         started = time.monotonic()
         media = request.item.visuals[0]
         if self._last is None or self._last[0] != media:
-            self._last = (media, self.boxes(np.asarray(pixels.image)))
+            self._last = (media, self.find_boxes(np.asarray(pixels.image)))
         boxes = self._last[1]
         if not request.num_following:
             self._last = None
@@ -64,33 +64,33 @@ class Recogniser:
             seconds=time.monotonic() - started,
         )
 
-    def boxes(self, rgb: np.ndarray) -> list[TextBox]:
+    def find_boxes(self, rgb: np.ndarray) -> list[TextBox]:
         """What is recognised on an RGB picture, shape (height, width, 3), unordered.
 
         A page that lies on its side or upside down is turned first; the boxes are those of the turned page. (The
         library's own classifier decides line by line, and was seen to turn clean upright lines over.) One large
         doubtful character and nothing else is a photograph's shape rather than text.
         """
-        boxes = self._turned(rgb)
+        boxes = self._read_upright(rgb)
         return [] if len(boxes) == 1 and _is_shape(boxes[0]) else boxes
 
-    def _turned(self, rgb: np.ndarray) -> list[TextBox]:
+    def _read_upright(self, rgb: np.ndarray) -> list[TextBox]:
         """What is recognised on a picture the right way up."""
         picture = np.ascontiguousarray(rgb[:, :, ::-1])
-        boxes = self._read(picture)
+        boxes = self._read_picture(picture)
         for quarter_turns in _turns_to_try(boxes):
-            turned = self._read(np.ascontiguousarray(np.rot90(picture, quarter_turns)))
-            if _confidence(turned) > _DOUBTFUL and _weight(turned) > 0.9 * _weight(boxes):
+            turned = self._read_picture(np.ascontiguousarray(np.rot90(picture, quarter_turns)))
+            if _confidence(turned) > _DOUBTFUL and _weight_read(turned) > 0.9 * _weight_read(boxes):
                 return turned
         return boxes
 
-    def _read(self, picture: np.ndarray) -> list[TextBox]:
+    def _read_picture(self, picture: np.ndarray) -> list[TextBox]:
         """A BGR picture in one piece; a long one in strips, for as a whole it would be shrunk too far."""
         height, width = picture.shape[:2]
         if min(height, width) < _MIN_SIDE:
             return []
         if max(height, width) <= max(_LONGEST_SIDE, _MAX_RATIO * min(height, width)):
-            return self._recognise(_widened(picture))
+            return self._recognise(_widen_picture(picture))
         strip = min(max(_MAX_RATIO * min(height, width), _LONGEST_SIDE // 2), _LONGEST_SIDE)
         return self._read_wide(picture, strip) if width > height else self._read_tall(picture, strip)
 
@@ -103,8 +103,8 @@ class Recogniser:
             if width - left > strip:
                 first = left + 3 * strip // 4
                 right = first + int(np.argmin(contrast[first : left + strip]))
-            found = self._recognise(_widened(np.ascontiguousarray(picture[:, left:right])))
-            boxes += [_moved(box, right=left) for box in found]
+            found = self._recognise(_widen_picture(np.ascontiguousarray(picture[:, left:right])))
+            boxes += [_move_box(box, right=left) for box in found]
             left = right
         return boxes
 
@@ -113,10 +113,10 @@ class Recogniser:
         height, boxes = picture.shape[0], []
         overlap = strip // 8  # more than a line is high, so that each line is whole in one strip
         for top in range(0, height - overlap, strip - overlap):
-            found = self._recognise(_widened(picture[top : top + strip]))
+            found = self._recognise(_widen_picture(picture[top : top + strip]))
             first = 0.0 if top == 0 else overlap / 2
             last = strip - overlap / 2 if top + strip < height else math.inf
-            boxes += [_moved(box, down=top) for box in found if first <= _middle(box) < last]
+            boxes += [_move_box(box, down=top) for box in found if first <= _middle_y(box) < last]
         return boxes
 
     def _recognise(self, picture: np.ndarray) -> list[TextBox]:
@@ -130,7 +130,7 @@ class Recogniser:
         if found.boxes is None or found.txts is None:
             return []
         return [
-            TextBox(text, _quad(quad), float(score))
+            TextBox(text, _to_quad(quad), float(score))
             for quad, text, score in zip(found.boxes, found.txts, found.scores, strict=True)
         ]
 
@@ -146,7 +146,7 @@ def library_params(config: RecogniserConfig) -> dict[str, Any]:
     return params | {f"{part.capitalize()}.model_path": path for part, path in config.models.items()}
 
 
-def _quad(corners: Iterable[Sequence[float]]) -> tuple[Point, Point, Point, Point]:
+def _to_quad(corners: Iterable[Sequence[float]]) -> tuple[Point, Point, Point, Point]:
     top_left, top_right, bottom_right, bottom_left = ((float(x), float(y)) for x, y in corners)
     return top_left, top_right, bottom_right, bottom_left
 
@@ -160,25 +160,25 @@ def _check_models(paths: Iterable[str]) -> None:
             raise EngineError(f"the model {path} doesn't load: {error}", hint="Copy it again, or reinstall.") from error
 
 
-def _weight(boxes: Iterable[TextBox]) -> float:
+def _weight_read(boxes: Iterable[TextBox]) -> float:
     """How much was read: the scores of all characters added up."""
     return sum(box.score * len(box.text) for box in boxes)
 
 
 def _confidence(boxes: Collection[TextBox]) -> float:
     """The mean score of the characters, from 0 to 1. Text upside down scores under 0.8."""
-    return _weight(boxes) / max(1, sum(len(box.text) for box in boxes))
+    return _weight_read(boxes) / max(1, sum(len(box.text) for box in boxes))
 
 
 def _turns_to_try(boxes: Collection[TextBox]) -> Sequence[int]:
     """By how many quarter turns the page may have to be turned, as far as its boxes tell."""
-    sideways = sum(len(box.text) if _is_tall(box) else -len(box.text) for box in boxes)
+    sideways = sum(len(box.text) if _is_tall_box(box) else -len(box.text) for box in boxes)
     if sideways > 0:
         return (1, 3)
     return (2,) if boxes and _confidence(boxes) < _DOUBTFUL else ()
 
 
-def _is_tall(box: TextBox) -> bool:
+def _is_tall_box(box: TextBox) -> bool:
     (left, top), _, (right, bottom), _ = box.quad
     return abs(bottom - top) > _TALL * abs(right - left)
 
@@ -189,16 +189,16 @@ def _is_shape(box: TextBox) -> bool:
     return len(box.text) == 1 and box.score < _SURE and max(ys) - min(ys) > _READ_HEIGHT
 
 
-def _middle(box: TextBox) -> float:
+def _middle_y(box: TextBox) -> float:
     """The y coordinate of its centre, in pixels."""
     return sum(y for _, y in box.quad) / 4
 
 
-def _moved(box: TextBox, *, right: int = 0, down: int = 0) -> TextBox:
-    return replace(box, quad=_quad((x + right, y + down) for x, y in box.quad))
+def _move_box(box: TextBox, *, right: int = 0, down: int = 0) -> TextBox:
+    return replace(box, quad=_to_quad((x + right, y + down) for x, y in box.quad))
 
 
-def _widened(picture: np.ndarray) -> np.ndarray:
+def _widen_picture(picture: np.ndarray) -> np.ndarray:
     """A small or a tall narrow picture with more room to the right and below, in the colour of its border.
 
     The library enlarges the shorter side to 736 pixels, and pads what is over eight times as wide as high in black.

@@ -9,12 +9,20 @@ from bisect import bisect
 from collections.abc import Iterable, Iterator, Sequence
 from statistics import median
 
-from omnicap_cli.engines.rapidocr.boxes import Interval, Line, Piece, join_pieces, join_wrapped, merge_intervals
+from omnicap_cli.engines.rapidocr.boxes import (
+    Interval,
+    TextLine,
+    TextPiece,
+    filled_intervals,
+    join_pieces,
+    join_wrapped,
+    merge_intervals,
+)
 
 
-def split_tables(lines: Sequence[Line]) -> Iterator[tuple[bool, Sequence[Line]]]:
+def split_tables(lines: Sequence[TextLine]) -> Iterator[tuple[bool, Sequence[TextLine]]]:
     """Lines in order, in groups: each a table or not."""
-    plain: list[Line] = []
+    plain: list[TextLine] = []
     place = 0
     while place < len(lines):
         num_rows = _num_table_rows(lines[place:])
@@ -30,13 +38,13 @@ def split_tables(lines: Sequence[Line]) -> Iterator[tuple[bool, Sequence[Line]]]
         yield False, plain
 
 
-def table_markdown(lines: Sequence[Line]) -> str:
+def table_markdown(lines: Sequence[TextLine]) -> str:
     """A table with its first line as the header; a cell alone on a line goes on with the cell above."""
-    columns = _columns(lines)
+    columns = _table_columns(lines)
     rows: list[list[str]] = []
     for line in lines:
         cells = cells_of(line)
-        places = [_column(cell, columns) for cell in cells]
+        places = [_column_index(cell, columns) for cell in cells]
         if len(cells) > 1 or not places[0]:
             rows.append([""] * len(columns))
         for place, cell in zip(places, cells, strict=True):
@@ -46,23 +54,23 @@ def table_markdown(lines: Sequence[Line]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def cells_of(line: Line) -> list[Piece]:
+def cells_of(line: TextLine) -> list[TextPiece]:
     """The pieces of a line, those that are close to each other made one."""
-    groups: list[list[Piece]] = []
+    groups: list[list[TextPiece]] = []
     for piece in line.pieces:
         if groups and piece.left - groups[-1][-1].right < 0.6 * line.height:
             groups[-1].append(piece)
         else:
             groups.append([piece])
-    return [_merge(group) for group in groups]
+    return [_merge_pieces(group) for group in groups]
 
 
-def _merge(pieces: Sequence[Piece]) -> Piece:
+def _merge_pieces(pieces: Sequence[TextPiece]) -> TextPiece:
     top, bottom = min(piece.top for piece in pieces), max(piece.bottom for piece in pieces)
-    return Piece(top, pieces[0].left, bottom, max(piece.right for piece in pieces), join_pieces(pieces))
+    return TextPiece(top, pieces[0].left, bottom, max(piece.right for piece in pieces), join_pieces(pieces))
 
 
-def _num_table_rows(lines: Sequence[Line]) -> int:
+def _num_table_rows(lines: Sequence[TextLine]) -> int:
     """How many lines from the first on are rows of one table: 0 if it isn't surely one."""
     columns: list[Interval] = []
     num_rows = num_full = 0
@@ -80,13 +88,13 @@ def _num_table_rows(lines: Sequence[Line]) -> int:
     return num_rows if sure else 0
 
 
-def _is_aligned(lines: Sequence[Line]) -> bool:
+def _is_aligned(lines: Sequence[TextLine]) -> bool:
     """Whether most cells are filled, and in each column most share their left edge, right edge or centre."""
-    columns = _columns(lines)
+    columns = _table_columns(lines)
     tolerance = median(line.height for line in lines)
-    cells: list[list[Piece]] = [[] for _ in columns]
+    cells: list[list[TextPiece]] = [[] for _ in columns]
     for cell in (cell for line in lines for cell in cells_of(line)):
-        cells[_column(cell, columns)].append(cell)
+        cells[_column_index(cell, columns)].append(cell)
     is_filled = sum(map(len, cells)) >= 0.6 * len(lines) * len(columns)
     return is_filled and all(
         any(
@@ -106,9 +114,9 @@ def _is_shared(edges: Sequence[float], tolerance: float) -> bool:
     return sum(abs(edge - middle) <= tolerance for edge in edges) >= 0.7 * len(edges)
 
 
-def _columns(lines: Iterable[Line]) -> list[Interval]:
-    return merge_intervals(Interval(cell.left, cell.right) for line in lines for cell in cells_of(line))
+def _table_columns(lines: Iterable[TextLine]) -> list[Interval]:
+    return filled_intervals(cell for line in lines for cell in cells_of(line))
 
 
-def _column(cell: Piece, columns: Sequence[Interval]) -> int:
+def _column_index(cell: TextPiece, columns: Sequence[Interval]) -> int:
     return bisect([column.start for column in columns], cell.left) - 1

@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.training_records import line, published, sample, write_split
 
+from omnicap_cli.core.workers.child import Child
 from omnicap_cli.datasets import streams
 from omnicap_cli.datasets.merging import duplicates, merge_splits, parallel_checks, part_reader, rewriting
 from omnicap_cli.datasets.merging.checked_lines import check_lines
@@ -747,12 +748,12 @@ def test_a_process_that_dies(in_processes, monkeypatch):
         sent.append(self)
         self.kill()
 
-    monkeypatch.setattr(parallel_checks.Child, "send", send_and_kill)
+    monkeypatch.setattr(Child, "send", send_and_kill)
     plain("all.jsonl", b"old")
     with pytest.raises(OmnicapError, match="a process that checked lines died"):
         merge(plain("a.jsonl", lines(*range(50))), overwrite=True)
     assert merged() == b"old"
-    assert not any(child.alive for child in sent)
+    assert not any(child._process.poll() is None for child in sent)
 
 
 def test_several_byte_order_marks_in_a_row():

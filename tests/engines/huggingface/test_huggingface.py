@@ -26,7 +26,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from omnicap_cli.core.models.machine import Gpu, Machine
 from omnicap_cli.core.prompts.catalogue import Catalogue
 from omnicap_cli.core.runs.planning import RequestPlan
-from omnicap_cli.core.runs.records import Idle, Prompt, Settings
+from omnicap_cli.core.runs.records import Idle, Prompt, Result, Settings
+from omnicap_cli.core.workers.pool_child import Assignment
 from omnicap_cli.engines.generation import Generation
 from omnicap_cli.engines.huggingface import decoding, prefill, replicas
 from omnicap_cli.engines.huggingface import engine as engine_module
@@ -583,7 +584,7 @@ def test_a_process_that_dies_is_replaced(tiny_model, tmp_path):
         for result in engine.run(iter(requests), threading.Event()):
             results.append(result)
             if len(results) == 2:
-                busy = max(engine._replicas._replicas, key=lambda each: len(each.in_hand))
+                busy = max(engine._replicas._pool._places, key=lambda place: len(place.in_hand))
                 busy.child.kill()
     assert Counter(result.key for result in results) == Counter(request.key for request in requests)
     assert all(result.error is None for result in results)
@@ -593,9 +594,15 @@ def test_what_a_dead_process_left_is_numbered_anew(tiny_model, tmp_path):
     """One request of an item, the last, was answered; the rest must not run on into the next item."""
     engine = engine_of(tiny_model("qwen2_vl"))
     requests = list(requests_of(engine, draw(tmp_path / "in", mixed_sizes(3))))
-    left = [*requests[0:2], *requests[3:6], requests[7]]
-    numbered = [(each.key, each.num_following) for each in replicas._regrouped(left)]
-    assert numbered == list(zip([each.key for each in left], [1, 0, 2, 1, 0, 0], strict=True))
+    answered = Result(key=requests[2].key, text="")
+    items = [replicas._unanswered(requests[0:3], answered), requests[3:6], requests[7:8]]
+    assert items[0] == requests[0:2]
+    asked = {}
+    assignments = [Assignment(number, item, lambda _: None) for number, item in enumerate(items)]
+    numbered = [(each.key, each.num_following) for each in replicas._requests_in(assignments, asked)]
+    left = [request.key for item in items for request in item]
+    assert numbered == list(zip(left, [1, 0, 2, 1, 0, 0], strict=True))
+    assert [asked[key] for key in left] == [assignments[place] for place in (0, 0, 1, 1, 1, 2)]
 
 
 def test_processes_share_the_memory_and_the_cores(tiny_model, monkeypatch):

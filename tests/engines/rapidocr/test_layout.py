@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omnicap_cli.engines.rapidocr.boxes import skew_radians, text_width
-from omnicap_cli.engines.rapidocr.layout import TextBox, to_text
+from omnicap_cli.engines.rapidocr.boxes import TextBox, skew_radians, text_width
+from omnicap_cli.engines.rapidocr.layout import to_text
 from omnicap_cli.engines.rapidocr.markdown import to_markdown
 
 CHARACTER = 9.0  # pixels

@@ -46,7 +46,7 @@ def error_rate(read: str, true: str) -> float:
 def test_a_scanned_page_is_read_no_worse_than_by_the_library_alone(recogniser):
     page = np.stack([skimage.data.page()] * 3, axis=-1)
     alone = RapidOCR(params={"Global.log_level": "critical"})(page)
-    ours = error_rate(to_text(recogniser.boxes(page)), PAGE)
+    ours = error_rate(to_text(recogniser.find_boxes(page)), PAGE)
     assert ours <= error_rate("\n".join(alone.txts or ()), PAGE)
     assert ours <= 0.02
 
@@ -56,7 +56,7 @@ def test_a_scanned_page_is_read_no_worse_than_by_the_library_alone(recogniser):
 def test_a_page_that_lies_wrong_is_turned(recogniser, name, quarter_turns):
     page = np.asarray(Image.open(EXAMPLES / name).convert("RGB"))
     true = (EXAMPLES / name).with_suffix(".txt").read_text("utf-8")
-    assert error_rate(to_text(recogniser.boxes(np.rot90(page, quarter_turns))), true) <= 0.02
+    assert error_rate(to_text(recogniser.find_boxes(np.rot90(page, quarter_turns))), true) <= 0.02
 
 
 def test_a_page_of_many_screens_is_read_whole_and_each_line_once(recogniser):
@@ -66,14 +66,14 @@ def test_a_page_of_many_screens_is_read_whole_and_each_line_once(recogniser):
     for number, line in enumerate(lines):
         drawing.text((40, 20 + 46 * number), line, font=ImageFont.load_default(28), fill="black")
     assert page.height > 5 * page.width
-    assert to_text(recogniser.boxes(np.asarray(page))).splitlines() == lines
+    assert to_text(recogniser.find_boxes(np.asarray(page))).splitlines() == lines
 
 
 def test_paragraphs_of_a_letter_are_joined_and_its_addresses_are_not(recogniser):
     letter = ""
     for page in (1, 2):
         picture = decode_page(str(EXAMPLES / "letter.pdf"), page, dpi=200, max_decode_pixels=10**8)
-        letter += to_markdown(recogniser.boxes(np.asarray(picture))) + "\n\n"
+        letter += to_markdown(recogniser.find_boxes(np.asarray(picture))) + "\n\n"
     # as typed in letter.py, where blank lines part paragraphs
     blocks = letter.strip().split("\n\n")
     assert [block for block in blocks if "\n" in block] == [
@@ -98,13 +98,13 @@ def test_paragraphs_of_a_letter_are_joined_and_its_addresses_are_not(recogniser)
 @pytest.mark.parametrize("photograph", ["astronaut", "chelsea", "coffee", "logo", "rocket"])
 def test_a_picture_without_text_has_no_boxes(recogniser, photograph):
     picture = getattr(skimage.data, photograph)()[:, :, :3]
-    assert recogniser.boxes(picture) == []
+    assert recogniser.find_boxes(picture) == []
 
 
 @pytest.mark.parametrize("character", ["7", "K"])
 def test_one_large_character_is_text(recogniser, character):
     sign = drawn(character, size=160, margin=60)
-    assert to_text(recogniser.boxes(sign)) == character
+    assert to_text(recogniser.find_boxes(sign)) == character
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_one_large_character_is_text(recogniser, character):
     ],
 )
 def test_text_that_is_cut_out_closely_is_read(recogniser, text, size, margin):
-    assert to_text(recogniser.boxes(drawn(text, size=size, margin=margin))) == text
+    assert to_text(recogniser.find_boxes(drawn(text, size=size, margin=margin))) == text
 
 
 def drawn(text: str, *, size: int, margin: int) -> np.ndarray:
@@ -136,4 +136,4 @@ def test_a_banner_is_read_whole(recogniser):
     page = Image.new("RGB", (9000, 160), "white")
     for number, line in enumerate(lines):
         ImageDraw.Draw(page).text((40, 30 + 60 * number), line, font=ImageFont.load_default(32), fill="black")
-    assert error_rate(to_text(recogniser.boxes(np.asarray(page))), "\n".join(lines)) <= 0.02
+    assert error_rate(to_text(recogniser.find_boxes(np.asarray(page))), "\n".join(lines)) <= 0.02

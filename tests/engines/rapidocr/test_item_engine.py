@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from omnicap_cli.core.runs.records import Idle, Item, MediaRef, Prompt, Request, Settings
-from omnicap_cli.engines.processes.worker_pool import WorkerPool
+from omnicap_cli.engines.rapidocr.item_engine import ItemEngine
 from omnicap_cli.errors import EngineError, NotFoundError, UnsupportedError
 
 SUPPORT = Path(__file__).parents[2] / "support"
@@ -40,7 +40,7 @@ def picture(tmp_path_factory):
 
 @contextlib.contextmanager
 def pool_of(num_workers, target="Shouter", **config):
-    pool = WorkerPool(f"pool_worker:{target}", config, num_workers=num_workers)
+    pool = ItemEngine(f"pool_worker:{target}", config, num_workers=num_workers)
     try:
         yield pool
     finally:
@@ -65,7 +65,7 @@ def children():
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
             command = " ".join(process.cmdline())
-            if process.status() != psutil.STATUS_ZOMBIE and "omnicap_cli.engines.processes.worker" in command:
+            if process.status() != psutil.STATUS_ZOMBIE and "omnicap_cli.core.workers.pool_child" in command:
                 found.append(process.pid)
     return [pid for pid in found if pid not in _earlier]
 
@@ -281,7 +281,7 @@ def test_a_crash_costs_all_requests_of_its_item(picture):
     ],
 )
 def test_a_model_that_doesnt_load_is_an_engine_error(picture, num_workers, how, words):
-    pool = WorkerPool("pool_worker:Unloadable", how, num_workers=num_workers)
+    pool = ItemEngine("pool_worker:Unloadable", how, num_workers=num_workers)
     with contextlib.closing(pool), pytest.raises(EngineError, match=words):
         run(pool, ["a", "b", "c"], picture)
     assert children() == []
@@ -289,13 +289,13 @@ def test_a_model_that_doesnt_load_is_an_engine_error(picture, num_workers, how, 
 
 @pytest.mark.parametrize("target", ["pool_worker:Nobody", "no_such_module:Nobody", "pool_worker"])
 def test_a_worker_class_that_isnt_there_is_an_engine_error(picture, target):
-    pool = WorkerPool(target, None, num_workers=1)
+    pool = ItemEngine(target, None, num_workers=1)
     with contextlib.closing(pool), pytest.raises(EngineError, match="load"):
         run(pool, ["a"], picture)
 
 
 def test_the_hint_of_an_engine_error_arrives(picture):
-    pool = WorkerPool("pool_worker:Unloadable", "engine", num_workers=1)
+    pool = ItemEngine("pool_worker:Unloadable", "engine", num_workers=1)
     with contextlib.closing(pool), pytest.raises(EngineError) as caught:
         run(pool, ["a"], picture)
     assert caught.value.hint == "Take others."
@@ -405,7 +405,7 @@ def test_a_run_after_a_stopped_one_gives_only_its_own_results(picture):
 
 
 def test_close_while_working_leaves_no_process(picture):
-    pool = WorkerPool("pool_worker:Shouter", {"sleep": 300}, num_workers=2)
+    pool = ItemEngine("pool_worker:Shouter", {"sleep": 300}, num_workers=2)
     results = pool.run((request(name, picture) for name in ("a", "b", "sleep 1", "sleep 2")), threading.Event())
     assert {next(results).key, next(results).key} == {"a/text", "b/text"}
     assert children()
@@ -415,7 +415,7 @@ def test_close_while_working_leaves_no_process(picture):
 
 
 def test_close_twice_and_without_work():
-    pool = WorkerPool("pool_worker:Shouter", {}, num_workers=2)
+    pool = ItemEngine("pool_worker:Shouter", {}, num_workers=2)
     pool.warm_up()
     pool.close()
     pool.close()
@@ -424,7 +424,7 @@ def test_close_twice_and_without_work():
 
 
 def test_kill_ends_a_run_from_another_thread(picture):
-    pool = WorkerPool("pool_worker:Shouter", {"sleep": 300}, num_workers=2)
+    pool = ItemEngine("pool_worker:Shouter", {"sleep": 300}, num_workers=2)
     found, started = [], threading.Event()
 
     def work():
@@ -445,7 +445,7 @@ def test_kill_ends_a_run_from_another_thread(picture):
 
 
 def test_kill_while_loading(picture):
-    pool = WorkerPool("pool_worker:Shouter", {}, num_workers=1)
+    pool = ItemEngine("pool_worker:Shouter", {}, num_workers=1)
     results = pool.run((request(str(number), picture) for number in range(100)), threading.Event())
     threading.Timer(0.1, pool.kill).start()
     for result in results:
@@ -464,7 +464,7 @@ def test_a_process_that_starts_while_the_pool_ends_is_ended_too(picture, monkeyp
         return start_process(*arguments, **options)
 
     monkeypatch.setattr(subprocess, "Popen", start_slowly)
-    pool = WorkerPool("pool_worker:Shouter", {"sleep": 300}, num_workers=1)
+    pool = ItemEngine("pool_worker:Shouter", {"sleep": 300}, num_workers=1)
     results = pool.run((request(name, picture) for name in ("a", "sleep")), threading.Event())
     thread = threading.Thread(target=lambda: list(results), daemon=True)
     thread.start()
@@ -477,7 +477,7 @@ def test_a_process_that_starts_while_the_pool_ends_is_ended_too(picture, monkeyp
 
 
 def test_an_abandoned_run_leaves_no_process(picture):
-    pool = WorkerPool("pool_worker:Shouter", {"sleep": 0.1}, num_workers=2)
+    pool = ItemEngine("pool_worker:Shouter", {"sleep": 0.1}, num_workers=2)
     results = pool.run((request(f"sleep {number}", picture) for number in range(1000)), threading.Event())
     next(results)
     results.close()
@@ -497,7 +497,7 @@ def test_nothing_that_a_worker_prints_reaches_the_terminal(picture, capfd):
 DRIVER = """
 import signal, sys, threading
 from omnicap_cli.core.runs.records import Item, MediaRef, Prompt, Request, Settings
-from omnicap_cli.engines.processes.worker_pool import WorkerPool
+from omnicap_cli.engines.rapidocr.item_engine import ItemEngine
 
 signal.signal(signal.SIGINT, lambda *_: print("interrupted", flush=True))
 picture, log, num_items, sleep = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
@@ -508,7 +508,7 @@ def requests():
         item = Item(id=f"sleep {number}", image="", visuals=(MediaRef(path=picture),), fingerprint="")
         yield Request(key=item.id, item=item, prompt=prompt, settings=Settings())
 
-pool = WorkerPool("pool_worker:Shouter", {"log": log, "sleep": sleep}, num_workers=2)
+pool = ItemEngine("pool_worker:Shouter", {"log": log, "sleep": sleep}, num_workers=2)
 for result in pool.run(requests(), threading.Event()):
     print("result", result.key if result.error is None else result.error.kind, flush=True)
 pool.close()

@@ -1,4 +1,0 @@
-"""Processes of engines on the CPU.
-
-May import `engines`, `media`, `core`.
-"""
