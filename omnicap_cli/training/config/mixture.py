@@ -11,16 +11,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+from msgspec import Meta
 
 from omnicap_cli.errors import OptionError, UsageError
 from omnicap_cli.training.config.read_config import read_fields, read_file
+from omnicap_cli.training.config.typed_values import Text, check_fields
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-_MAX_RATIO: Final = 1000
 _KEYS: Final = ("path", "ratio", "type")
 
 
@@ -32,14 +34,12 @@ class DataSet:
     """
 
     path: Path
-    ratio: float = 1.0
-    name: str | None = None
-    type: str | None = None
+    ratio: Annotated[float, Meta(gt=0, le=1000, description="is no ratio; give more than 0, up to 1,000")] = 1.0
+    name: Text | None = None
+    type: Text | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.ratio <= _MAX_RATIO:
-            problem = f"is no ratio; give more than 0, up to {_MAX_RATIO:,}"
-            raise OptionError(f"ratio of {self.path}", self.ratio, problem, hint="To leave a set out, remove it.")
+        check_fields(self, str(self.path))
 
     @property
     def label(self) -> str:

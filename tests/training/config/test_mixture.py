@@ -75,9 +75,9 @@ def test_a_file_that_is_listed_again_gives_another_part(path):
     [
         ("META: [{path: a.jsonl, ratio: lots}]", r"META\[0\]\.ratio: 'lots' is no number"),
         ("META: [{path: a.jsonl}, {path: b.jsonl, ratio: yes}]", r"META\[1\]\.ratio: True is no number"),
-        ("META: [{path: a.jsonl, ratio: 0}]", r"ratio of a\.jsonl: 0\.0 is no ratio"),
-        ("META: [{path: a.jsonl, ratio: -1}]", r"ratio of a\.jsonl: -1\.0 is no ratio"),
-        ("META: [{path: a.jsonl, ratio: 1000.5}]", r"ratio of a\.jsonl: 1000\.5 is no ratio"),
+        ("META: [{path: a.jsonl, ratio: 0}]", r"META\[0\]\.ratio: 0\.0 is no ratio; give more than 0"),
+        ("META: [{path: a.jsonl, ratio: -1}]", r"META\[0\]\.ratio: -1\.0 is no ratio; give more than 0"),
+        ("META: [{path: a.jsonl, ratio: 1000.5}]", r"META\[0\]\.ratio: 1000\.5 is no ratio; give more than 0"),
         ("META: [{path: a.jsonl, ratio: .nan}]", r"META\[0\]\.ratio: nan is no number"),
         ("META: [{path: a.jsonl, type: 7}]", r"META\[0\]\.type: 7 is no text"),
         ("META: [{path: [a.jsonl]}]", r"META\[0\]\.path: \['a\.jsonl'\] is no text"),
@@ -95,7 +95,7 @@ def test_what_is_no_mixture(path, content, message):
     path.write_text(content)
     with pytest.raises(UsageError, match=message) as caught:
         read(path)
-    assert str(path) in caught.value.message or caught.value.message.startswith("ratio of a.jsonl")
+    assert str(path) in caught.value.message
 
 
 def test_no_mixture(path):
