@@ -20,8 +20,14 @@ from omnicap_cli.core.workers.child import Child, ChildDiedError, messages, priv
 from omnicap_cli.datasets.lengths import LengthCounts
 from omnicap_cli.datasets.splits import MAX_SPLITS, Split, SplitNote
 from omnicap_cli.datasets.tokenizing.data_file import opened
-from omnicap_cli.datasets.tokenizing.resume import check_data, check_others, existing, find_done, remove
 from omnicap_cli.datasets.tokenizing.split_run import Job, SplitRunner, Step
+from omnicap_cli.datasets.tokenizing.split_state import (
+    check_data,
+    check_others,
+    own_split_state,
+    remove_split,
+    splits_in,
+)
 from omnicap_cli.errors import OmnicapError, OptionError
 
 _BAD_IN_NAMES: Final = ("/", "\0", "\n")
@@ -130,11 +136,11 @@ def plan(config: TokenizeConfig, stdin: BinaryIO) -> dict[str, Any]:
     """What there is to do. Nothing is written but the index of the data, and a copy where it is no file of lines."""
     with _prepared(config, _format(config), stdin, fast=False) as (job, input):
         settings = job.settings(input, config.num_splits)
-        done = [] if config.overwrite else [split for split in config.splits if find_done(split, settings)]
+        states = [] if config.overwrite else [own_split_state(split, settings) for split in config.splits]
         return {
             "lines": _num_lines(config, job),
             "splits": len(config.splits),
-            "splits_done": len(done),
+            "splits_done": sum(state.stage == "done" for state in states),
             "processes": _num_processes(config),
         }
 
@@ -157,7 +163,7 @@ def tokenize(
         settings = job.settings(input, config.num_splits)
         if not config.overwrite:
             for split in config.splits:  # all of them, before anything is made that doesn't fit the others
-                find_done(split, settings)
+                own_split_state(split, settings)
         if not config.overwrite or config.split_index is not None:
             check_others(config.splits, settings)
         if config.overwrite:
@@ -249,13 +255,13 @@ def _prepared(
 
 def _remove_all(config: TokenizeConfig) -> None:
     """Remove what is to be overwritten, or nothing if any of it is being made."""
-    splits = config.splits if config.split_index is not None else list(existing(config.output, config.name))
+    splits = config.splits if config.split_index is not None else list(splits_in(config.output, config.name))
     for split in splits:
         with locked(split.lock, what=split.output):
             pass
     for split in splits:
         with locked(split.lock, what=split.output):
-            remove(split)
+            remove_split(split)
 
 
 def _in_processes(
