@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -13,7 +12,8 @@ from typing import Any, Protocol
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from omnicap_cli.core.files.atomic import replacing, write_error
+from omnicap_cli.core.files.atomic import write_errors, writing
+from omnicap_cli.core.files.json_lines import json_lines_reader, json_lines_writer
 from omnicap_cli.training.collective import failing_together
 from omnicap_cli.training.config.sections import TrainConfig
 from omnicap_cli.training.eval_captions import EvalCaptions
@@ -31,7 +31,7 @@ class StepWatcher(Protocol):
         """Whether the run is to end after this step."""
 
 
-class Metrics:
+class MetricsLog:
     """The log as lines of JSON."""
 
     def __init__(self, path: Path) -> None:
@@ -39,42 +39,31 @@ class Metrics:
 
     def begin(self, step: int) -> None:
         """Keep what was logged up to `step`: a run that goes on from there logs the rest again."""
-        try:
-            lines = self._path.read_bytes().splitlines(keepends=True) if step and self._path.exists() else []
-            kept = [line for line in lines if _values_of(line).get("step", math.inf) <= step]
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(self._path) as file:
-                file.writelines(kept)
-        except OSError as error:
-            raise write_error(self._path, error) from error
+        with write_errors(self._path):
+            logged = self._read() if step and self._path.exists() else []
+        with writing(self._path) as file:
+            json_lines_writer(file).write_all(each for each in logged if each.get("step", math.inf) <= step)
 
     def add(self, values: Mapping[str, Any]) -> None:
         """One line."""
-        try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(values, ensure_ascii=False) + "\n")
-        except OSError as error:
-            raise write_error(self._path, error) from error
+        with write_errors(self._path), self._path.open("ab") as file:
+            json_lines_writer(file).write(values)
 
     def latest(self, name: str, step: int | None = None) -> float | None:
         """The newest number of that name, where there is one; with `step` one after that step alone."""
         with contextlib.suppress(OSError):
-            for values in map(_values_of, reversed(self._path.read_bytes().splitlines())):
+            for values in reversed(self._read()):
                 if name in values and step in (None, values.get("step")):
                     return float(values[name])
         return None
 
-
-def _values_of(line: bytes) -> dict[str, Any]:
-    """Nothing, where the line is broken."""
-    with contextlib.suppress(ValueError):
-        values = json.loads(line)
-        if isinstance(values, dict):
-            return values
-    return {}
+    def _read(self) -> list[dict[str, Any]]:
+        """Every line that isn't broken. Raises OSError."""
+        with self._path.open("rb") as file:
+            return list(json_lines_reader(file).iter(type=dict, skip_invalid=True))
 
 
-class Steward(TrainerCallback):
+class StepCallback(TrainerCallback):
     """Says when to save, to evaluate and to stop, the same in all processes, and writes down what happens."""
 
     def __init__(
@@ -83,7 +72,7 @@ class Steward(TrainerCallback):
         trainer: CaptionTrainer,
         watcher: StepWatcher,
         captions: EvalCaptions | None,
-        metrics: Metrics,
+        metrics: MetricsLog,
         epoch_of: Callable[[int], float],
     ) -> None:
         """`epoch_of` says how many epochs are over after a step."""

@@ -23,7 +23,7 @@ from omnicap_cli.core.tokens.training_input import TrainingFormat, TrainingInput
 from omnicap_cli.errors import OptionError, UsageError
 from omnicap_cli.training import trainer_arguments
 from omnicap_cli.training.attention import takes_lengths
-from omnicap_cli.training.callbacks import Metrics, StepWatcher, Steward
+from omnicap_cli.training.callbacks import MetricsLog, StepCallback, StepWatcher
 from omnicap_cli.training.checkpoints import CheckpointError, Checkpoints, make_note, newest, read_note
 from omnicap_cli.training.collective import failing_together, gathered
 from omnicap_cli.training.config.changes import FIXED, differences
@@ -224,9 +224,9 @@ class Run:
             alone.enter_context(libraries_quiet())
             alone.enter_context(ending_workers())
             trainer = self._trainer(model)
-            metrics = Metrics(output / METRICS)
+            metrics = MetricsLog(output / METRICS)
             trainer.remove_callback(PrinterCallback)
-            trainer.add_callback(Steward(self.config, trainer, watcher, captions, metrics, self._epoch))
+            trainer.add_callback(StepCallback(self.config, trainer, watcher, captions, metrics, self._epoch))
             trainer.train(resume_from_checkpoint=str(self._resumed_from) if self._resumed_from else None)
         return self._report(trainer, metrics)
 
@@ -261,7 +261,7 @@ class Run:
         batch = min(step * self._per_step, self.plan.num_batches)
         return self.plan.epoch_of(batch)
 
-    def _report(self, trainer: CaptionTrainer, metrics: Metrics) -> TrainReport:
+    def _report(self, trainer: CaptionTrainer, metrics: MetricsLog) -> TrainReport:
         step, checkpoint = trainer.state.global_step, newest(self.config.checkpoint.output)
         return TrainReport(
             num_steps=step,

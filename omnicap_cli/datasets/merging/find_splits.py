@@ -16,7 +16,8 @@ from typing import Any, Final
 
 import orjson
 
-from omnicap_cli.datasets.merging.parallel_checks import Identity, changed
+from omnicap_cli.core.files.file_state import FileState
+from omnicap_cli.datasets.merging.parallel_checks import changed_error
 from omnicap_cli.datasets.splits import MAX_SPLITS, Split, SplitNote
 from omnicap_cli.datasets.streams import compression_of, decompressed, line_batches
 from omnicap_cli.errors import JournalError, UsageError
@@ -47,9 +48,9 @@ class Part:
         return self.path.parent
 
     @property
-    def identity(self) -> Identity:
-        """What tells that it is still the same file."""
-        return Identity.of(self.file)
+    def state(self) -> FileState:
+        """What tells that it is still the same file, as it was."""
+        return FileState.of(self.file)
 
     @property
     def compression(self) -> str | None:
@@ -70,8 +71,8 @@ class Part:
             raise JournalError(f"can't read {self.path}: {problem}", hint=_HINT) from error
 
     def _check_unchanged(self, file: io.FileIO) -> None:
-        if Identity.of(os.fstat(file.fileno())) != self.identity:
-            raise changed(self.path)
+        if FileState.of(os.fstat(file.fileno())) != self.state:
+            raise changed_error(self.path)
 
 
 def holds_training_data(paths: Sequence[Path]) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
 
-from omnicap_cli.core.files.atomic import remove_leftovers, replacing, write_error
+from omnicap_cli.core.files.atomic import remove_leftovers, replacing, write_errors
 from omnicap_cli.core.files.locks import locked
 from omnicap_cli.core.files.outputs import check_output, lock_of, not_whole
 from omnicap_cli.core.files.words import listed
@@ -101,7 +101,7 @@ def merge_data(config: DataMergeConfig, warn: Callable[[str], None] = lambda _: 
     problems = [*find_problems(parts), *find_unbegun(filter(Path.is_dir, config.inputs), parts)]
     if problems and not config.allow_missing:
         raise not_whole("these are not whole data sets", problems)
-    parts = list({(part.file.st_dev, part.file.st_ino): part for part in reversed(parts)}.values())[::-1]
+    parts = list({part.state[:2]: part for part in reversed(parts)}.values())[::-1]
     for message in [*problems, *unknowable(parts)]:
         warn(message)
     if config.output is None or config.dry_run:
@@ -115,14 +115,11 @@ def merge_data(config: DataMergeConfig, warn: Callable[[str], None] = lambda _: 
 def _count(config: DataMergeConfig, parts: Sequence[Part]) -> tuple[Tally, Dropped | None]:
     """Read everything, and write nothing; where records may be there twice, all is read once more."""
     tally = Tally()
-    try:
-        with Duplicates(None) as duplicates:
-            for _, report in read_parts(parts, tally):
-                if not config.keep_duplicates:
-                    duplicates.observe(report.keys)
-            return tally, duplicates.find(_kept_lines(parts))
-    except OSError as error:
-        raise write_error(Path(tempfile.gettempdir()), error) from error
+    with write_errors(Path(tempfile.gettempdir())), Duplicates(None) as duplicates:
+        for _, report in read_parts(parts, tally):
+            if not config.keep_duplicates:
+                duplicates.observe(report.keys)
+        return tally, duplicates.find(_kept_lines(parts))
 
 
 def _kept_lines(parts: Sequence[Part]) -> Iterator[list[bytes]]:
@@ -137,29 +134,26 @@ def _write(config: DataMergeConfig, output: Path, parts: Sequence[Part]) -> tupl
     """Put everything into `output`: the records as they come, then without duplicates, by length, compressed."""
     folder, method, tally = output.resolve().parent, compression_of(output), Tally()
     remove_leftovers(output.resolve(), is_locked=True)
-    try:
-        with contextlib.ExitStack() as stack:
-            partial = stack.enter_context(replacing(output))
-            target = stack.enter_context(open(partial.name, "r+b", buffering=0))
-            plain = stack.enter_context(unnamed(folder)) if method else target
-            spool = stack.enter_context(unnamed(folder)) if config.sort_by_length else plain
-            duplicates = stack.enter_context(Duplicates(folder))
-            by_length = stack.enter_context(ByLength(folder)) if config.sort_by_length else None
-            for source, report in stack.enter_context(contextlib.closing(read_parts(parts, tally))):
-                _copy(source, report, spool)
-                if not config.keep_duplicates:
-                    duplicates.observe(report.keys)
-                if by_length:
-                    by_length.observe(report.lengths)
-            dropped = duplicates.find(lines for _, lines in line_batches(from_start(spool)))
+    with write_errors(output), contextlib.ExitStack() as stack:
+        partial = stack.enter_context(replacing(output))
+        target = stack.enter_context(open(partial.name, "r+b", buffering=0))
+        plain = stack.enter_context(unnamed(folder)) if method else target
+        spool = stack.enter_context(unnamed(folder)) if config.sort_by_length else plain
+        duplicates = stack.enter_context(Duplicates(folder))
+        by_length = stack.enter_context(ByLength(folder)) if config.sort_by_length else None
+        for source, report in stack.enter_context(contextlib.closing(read_parts(parts, tally))):
+            _copy(source, report, spool)
+            if not config.keep_duplicates:
+                duplicates.observe(report.keys)
             if by_length:
-                by_length.write(spool, plain, dropped.marks if dropped else None)
-            elif dropped:
-                drop_lines(spool, dropped.marks)
-            if method:
-                compress(plain, target, method)
-    except OSError as error:
-        raise write_error(output, error) from error
+                by_length.observe(report.lengths)
+        dropped = duplicates.find(lines for _, lines in line_batches(from_start(spool)))
+        if by_length:
+            by_length.write(spool, plain, dropped.marks if dropped else None)
+        elif dropped:
+            drop_lines(spool, dropped.marks)
+        if method:
+            compress(plain, target, method)
     return tally, dropped
 
 

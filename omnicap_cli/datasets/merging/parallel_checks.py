@@ -16,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from omnicap_cli.core.files.file_state import FileState
 from omnicap_cli.core.workers.child import Child, ChildDiedError, messages, private_pipes
 from omnicap_cli.datasets.merging.checked_lines import CheckedLines, check_lines
 from omnicap_cli.datasets.streams import line_batches
@@ -28,25 +29,11 @@ _MAX_PROCESSES: Final = 4  # more read faster than one can write
 _NUM_AHEAD: Final = 3  # pieces for each process
 
 
-class Identity(NamedTuple):
-    """What stays the same of a file that nobody changes."""
-
-    device: int
-    inode: int
-    num_bytes: int
-    mtime_ns: int
-
-    @classmethod
-    def of(cls, file: os.stat_result) -> Identity:
-        """As the system tells it."""
-        return cls(file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns)
-
-
 class Piece(NamedTuple):
     """The lines of a file that begin in `start` to `end`."""
 
     path: Path
-    identity: Identity
+    state: FileState
     start: int
     end: int
 
@@ -118,17 +105,17 @@ def check_piece(piece: Piece) -> PieceReport:
     """What is in a piece. Raises JournalError if the file can't be read, or is another by now."""
     try:
         with io.FileIO(piece.path) as file:
-            if Identity.of(os.fstat(file.fileno())) != piece.identity:
-                raise changed(piece.path)
+            if FileState.of(os.fstat(file.fileno())) != piece.state:
+                raise changed_error(piece.path)
             return check_content(file, piece.start, piece.end)
     except OSError as error:
         raise JournalError(f"can't read {piece.path}: {error.strerror}") from error
 
 
-def pieces_of(path: Path, identity: Identity) -> Iterator[Piece]:
+def pieces_of(path: Path, state: FileState) -> Iterator[Piece]:
     """All of a file, in pieces."""
-    for start in range(0, identity.num_bytes, _PIECE_BYTES):
-        yield Piece(path, identity, start, min(start + _PIECE_BYTES, identity.num_bytes))
+    for start in range(0, state.num_bytes, _PIECE_BYTES):
+        yield Piece(path, state, start, min(start + _PIECE_BYTES, state.num_bytes))
 
 
 @contextlib.contextmanager
@@ -161,7 +148,7 @@ def serve() -> None:
         send(OmnicapError(f"{type(error).__name__}: {error}"))
 
 
-def changed(path: Path) -> JournalError:
+def changed_error(path: Path) -> JournalError:
     """A file was written while it was read."""
     return JournalError(f"{path} changed while it was merged", hint="Merge again when nothing writes it.")
 

@@ -42,7 +42,7 @@ class Tally:
 
 def read_parts(parts: Sequence[Part], tally: Tally) -> Generator[Found, None, None]:
     """All pieces of all parts, in order. Raises JournalError."""
-    pieces = [piece for part in parts if not part.compression for piece in pieces_of(part.path, part.identity)]
+    pieces = [piece for part in parts if not part.compression for piece in pieces_of(part.path, part.state)]
     is_mixed = len(pieces) > 0 and any(part.compression for part in parts)
     # what is compressed is checked here, where keys are not those of other processes
     with reports_of(pieces, num_cores=1 if is_mixed else num_cores()) as reports:
@@ -66,4 +66,4 @@ def _blocks_in(content: Any) -> Iterator[Found]:
 
 
 def _pieces_in(part: Part, content: Any, reports: Iterator[PieceReport]) -> Iterator[Found]:
-    return (Found(content, next(reports)) for _ in pieces_of(part.path, part.identity))
+    return (Found(content, next(reports)) for _ in pieces_of(part.path, part.state))

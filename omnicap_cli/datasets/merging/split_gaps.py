@@ -69,8 +69,8 @@ class _Group:
                 yield part.note_error
             elif self._is_unfinished(part.number or 0) or (noted and part.note is None):
                 yield f"{part.path} is not finished: there is no note of it"
-            elif part.note and part.file.st_size != part.note.output_bytes:
-                sizes = f"{part.file.st_size:,} bytes, and its note tells of {part.note.output_bytes:,}"
+            elif part.note and part.state.num_bytes != part.note.output_bytes:
+                sizes = f"{part.state.num_bytes:,} bytes, and its note tells of {part.note.output_bytes:,}"
                 yield f"{part.path} has {sizes}"
         yield from self._differences(noted)
 
@@ -113,9 +113,9 @@ class _Group:
 
 
 def _doubled(parts: Sequence[Part]) -> Iterator[str]:
-    files: dict[tuple[int, int], list[str]] = {}
+    files: dict[tuple[int, ...], list[str]] = {}
     for part in parts:
-        files.setdefault((part.file.st_dev, part.file.st_ino), []).append(str(part.path))
+        files.setdefault(part.state[:2], []).append(str(part.path))
     for paths in files.values():
         if len(paths) > 1:
             yield f"{paths[0]} is given {len(paths)} times"

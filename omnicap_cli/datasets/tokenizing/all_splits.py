@@ -19,7 +19,7 @@ from omnicap_cli.core.tokens.training_input import TrainingFormat, TrainingInput
 from omnicap_cli.core.workers.child import Child, ChildDiedError, messages, private_pipes
 from omnicap_cli.datasets.lengths import LengthCounts
 from omnicap_cli.datasets.splits import MAX_SPLITS, Split, SplitNote
-from omnicap_cli.datasets.tokenizing.data_file import opened
+from omnicap_cli.datasets.tokenizing.data_file import open_data
 from omnicap_cli.datasets.tokenizing.split_run import Job, SplitRunner, Step
 from omnicap_cli.datasets.tokenizing.split_state import (
     check_data,
@@ -242,7 +242,7 @@ def _prepared(
     """Find everything that can be wrong with what was asked, before anything is made. `fast` if it is to count."""
     input = TrainingInput(format, fast=fast)
     check_data(config.data, config.splits[0])
-    with opened(config.data, config.output / "meta", config.name, stdin) as data:
+    with open_data(config.data, config.output / "meta", config.name, stdin) as data:
         job = Job(
             data=data,
             format=format,
