@@ -14,7 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from omnicap_cli.core.files.atomic import write_errors, writing
 from omnicap_cli.core.files.json_lines import json_lines_reader, json_lines_writer
-from omnicap_cli.training.collective import failing_together
+from omnicap_cli.training.collective import failing_in_all_processes
 from omnicap_cli.training.config.sections import TrainConfig
 from omnicap_cli.training.eval_captions import EvalCaptions
 from omnicap_cli.training.model import check_isolation
@@ -87,9 +87,9 @@ class StepCallback(TrainerCallback):
         state.logging_steps = int(args.logging_steps)  # the checkpoint's, until now
         if self._config.packing.enabled:
             model: Any = self._trainer.model
-            with failing_together(), self._trainer.accelerator.autocast():
+            with failing_in_all_processes(), self._trainer.accelerator.autocast():
                 check_isolation(self._trainer.evaluated, model.config)
-        with failing_together():
+        with failing_in_all_processes():
             if state.is_world_process_zero:
                 self._metrics.begin(state.global_step)
         (is_done,) = self._agreed(self._has_eval(state))
@@ -125,14 +125,14 @@ class StepCallback(TrainerCallback):
     ) -> None:
         if not logs or any(name.startswith("train_") for name in logs):
             return
-        with failing_together():
+        with failing_in_all_processes():
             if state.is_world_process_zero:
                 values = {"step": state.global_step, **logs, "epoch": self._epoch_of(state.global_step)}
                 self._metrics.add(values)
                 self._values = {**self._values, **values}
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        with failing_together():
+        with failing_in_all_processes():
             if self._captions:
                 self._metrics.add({"step": state.global_step, "captions": self._captions.make(self._trainer.model)})
 

@@ -14,7 +14,7 @@ from transformers.utils.import_utils import is_torch_tf32_available
 
 from omnicap_cli.errors import OptionError
 from omnicap_cli.training.config.sections import DistributedConfig, OptimisationConfig, TrainConfig
-from omnicap_cli.training.model import Part
+from omnicap_cli.training.model import ModelPart
 
 _BOTH: Final = "cuda:nccl,cpu:gloo"
 
@@ -91,13 +91,13 @@ def uses_liger(config: TrainConfig) -> bool:
     return usable and config.model.liger != "off"
 
 
-def learning_rates(config: OptimisationConfig) -> dict[Part, float]:
+def learning_rates(config: OptimisationConfig) -> dict[ModelPart, float]:
     """The highest learning rate of each part."""
     merger = config.merger_learning_rate
     return {
-        Part.LLM: config.learning_rate,
-        Part.MERGER: config.learning_rate if merger is None else merger,
-        Part.VISION: config.vision_learning_rate,
+        ModelPart.LLM: config.learning_rate,
+        ModelPart.MERGER: config.learning_rate if merger is None else merger,
+        ModelPart.VISION: config.vision_learning_rate,
     }
 
 

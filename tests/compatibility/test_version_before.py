@@ -82,7 +82,7 @@ def test_a_tokenize_run_that_was_killed_is_gone_on_with(restore, tmp_path, monke
 
 def test_a_training_run_is_gone_on_with(restore, tiny_model, tmp_path, monkeypatch) -> None:
     """From the note of its checkpoint, and with its index of records; the weights are those of the model itself."""
-    from omnicap_cli.training.run import Run
+    from omnicap_cli.training.run import TrainingRun
 
     restore("training")
     shutil.copytree(tiny_model("qwen2_vl"), "model")
@@ -93,7 +93,9 @@ def test_a_training_run_is_gone_on_with(restore, tiny_model, tmp_path, monkeypat
     Path("run/index/train.npz").rename(f"run/index/train-{digest}.npz")
     monkeypatch.setattr(record_index, "_scan_records", lambda *_: pytest.fail("the records were indexed again"))
 
-    run = Run(TrainConfig.read(Path("recipe.yaml")))  # which refuses a checkpoint of other data or another recipe
+    run = TrainingRun(
+        TrainConfig.read(Path("recipe.yaml"))
+    )  # which refuses a checkpoint of other data or another recipe
     plan = run.describe()
     assert (plan.resumed_from, plan.num_steps, plan.num_samples) == ("checkpoint-2", 4, 16)
     lines = Path("train.jsonl").read_bytes().splitlines()

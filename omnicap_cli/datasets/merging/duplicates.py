@@ -83,9 +83,9 @@ class Duplicates:
         if suspects is None:
             return None
         with contextlib.closing(_Spill(_DIGEST_COLUMNS + 5, self._folder)) as rows:
-            for place, lines in _marked(batches, suspects):
-                rows.add(_detailed(place, lines))
-            return _dropped(rows, self._num_records)
+            for place, lines in _marked_lines(batches, suspects):
+                rows.add(_rows_of(place, lines))
+            return _repeated_among(rows, self._num_records)
 
     def _spill(self) -> None:
         keys = np.array(self._keys, dtype=np.int64)
@@ -106,7 +106,7 @@ class Duplicates:
         return marks
 
 
-def _marked(batches: Iterable[list[bytes]], marks: Marks) -> Iterator[tuple[Rows, list[bytes]]]:
+def _marked_lines(batches: Iterable[list[bytes]], marks: Marks) -> Iterator[tuple[Rows, list[bytes]]]:
     """The lines that have a mark, some at a time, and their places among all."""
     num_before = 0
     for lines in batches:
@@ -116,7 +116,7 @@ def _marked(batches: Iterable[list[bytes]], marks: Marks) -> Iterator[tuple[Rows
         num_before += len(lines)
 
 
-def _detailed(places: Rows, lines: list[bytes]) -> Rows:
+def _rows_of(places: Rows, lines: list[bytes]) -> Rows:
     """For each line its digest, its place, and its counts."""
     checked = check_lines(lines, _never_broken)
     digests = np.frombuffer(b"".join(map(digest_of, lines)), np.int64).reshape(-1, _DIGEST_COLUMNS)
@@ -128,7 +128,7 @@ def _never_broken(place: int, reason: str) -> None:
     raise AssertionError(f"a line that was a record before is none now: {place}, {reason}")
 
 
-def _dropped(spill: _Spill, num_records: int) -> Dropped | None:
+def _repeated_among(spill: _Spill, num_records: int) -> Dropped | None:
     marks = np.zeros(num_records, np.bool_)
     num_text_tokens = num_image_tokens = num_lacking = 0
     lengths: Counter[int] = Counter()

@@ -21,11 +21,11 @@ from omnicap_cli.core.runs.run_note import JOURNAL_SUFFIXES
 from omnicap_cli.datasets.lengths import LengthCounts
 from omnicap_cli.datasets.merging.checked_lines import check_lines
 from omnicap_cli.datasets.merging.duplicates import Dropped, Duplicates
-from omnicap_cli.datasets.merging.find_splits import Part, find_parts
+from omnicap_cli.datasets.merging.find_splits import SplitFile, find_split_files
 from omnicap_cli.datasets.merging.parallel_checks import PieceReport
-from omnicap_cli.datasets.merging.part_reader import Tally, read_parts
 from omnicap_cli.datasets.merging.rewriting import ByLength, drop_lines
 from omnicap_cli.datasets.merging.split_gaps import find_problems, find_unbegun, unknowable
+from omnicap_cli.datasets.merging.split_reader import MergeCounts, read_split_files
 from omnicap_cli.datasets.streams import (
     COMPRESSION,
     append,
@@ -95,7 +95,7 @@ def merge_data(config: DataMergeConfig, warn: Callable[[str], None] = lambda _: 
     `allow_missing` off; JournalLockedError, JournalWriteError or OptionError if the output can't be written, which
     leaves it as it was.
     """
-    parts = find_parts(config.inputs)
+    parts = find_split_files(config.inputs)
     files = [part.file for part in parts]
     check_output(config.output, files, overwrite=config.overwrite, kind="files")
     problems = [*find_problems(parts), *find_unbegun(filter(Path.is_dir, config.inputs), parts)]
@@ -105,24 +105,24 @@ def merge_data(config: DataMergeConfig, warn: Callable[[str], None] = lambda _: 
     for message in [*problems, *unknowable(parts)]:
         warn(message)
     if config.output is None or config.dry_run:
-        return _report(config, *_count(config, parts), problems, len(parts), warn)
-    with _alone(config.output):
+        return _make_report(config, *_count_only(config, parts), problems, len(parts), warn)
+    with _sole_writer(config.output):
         # again: only from here on nobody else can make one
         check_output(config.output, files, overwrite=config.overwrite, kind="files")
-        return _report(config, *_write(config, config.output, parts), problems, len(parts), warn)
+        return _make_report(config, *_write_merged(config, config.output, parts), problems, len(parts), warn)
 
 
-def _count(config: DataMergeConfig, parts: Sequence[Part]) -> tuple[Tally, Dropped | None]:
+def _count_only(config: DataMergeConfig, parts: Sequence[SplitFile]) -> tuple[MergeCounts, Dropped | None]:
     """Read everything, and write nothing; where records may be there twice, all is read once more."""
-    tally = Tally()
+    tally = MergeCounts()
     with write_errors(Path(tempfile.gettempdir())), Duplicates(None) as duplicates:
-        for _, report in read_parts(parts, tally):
+        for _, report in read_split_files(parts, tally):
             if not config.keep_duplicates:
                 duplicates.observe(report.keys)
-        return tally, duplicates.find(_kept_lines(parts))
+        return tally, duplicates.find(_lines_of_records(parts))
 
 
-def _kept_lines(parts: Sequence[Part]) -> Iterator[list[bytes]]:
+def _lines_of_records(parts: Sequence[SplitFile]) -> Iterator[list[bytes]]:
     """The lines of all records, checked again."""
     for part in parts:
         with part.opened() as content:
@@ -130,9 +130,11 @@ def _kept_lines(parts: Sequence[Part]) -> Iterator[list[bytes]]:
                 yield check_lines(lines, lambda _place, _reason: None).kept(lines)
 
 
-def _write(config: DataMergeConfig, output: Path, parts: Sequence[Part]) -> tuple[Tally, Dropped | None]:
+def _write_merged(
+    config: DataMergeConfig, output: Path, parts: Sequence[SplitFile]
+) -> tuple[MergeCounts, Dropped | None]:
     """Put everything into `output`: the records as they come, then without duplicates, by length, compressed."""
-    folder, method, tally = output.resolve().parent, compression_of(output), Tally()
+    folder, method, tally = output.resolve().parent, compression_of(output), MergeCounts()
     remove_leftovers(output.resolve(), is_locked=True)
     with write_errors(output), contextlib.ExitStack() as stack:
         partial = stack.enter_context(replacing(output))
@@ -141,8 +143,8 @@ def _write(config: DataMergeConfig, output: Path, parts: Sequence[Part]) -> tupl
         spool = stack.enter_context(unnamed(folder)) if config.sort_by_length else plain
         duplicates = stack.enter_context(Duplicates(folder))
         by_length = stack.enter_context(ByLength(folder)) if config.sort_by_length else None
-        for source, report in stack.enter_context(contextlib.closing(read_parts(parts, tally))):
-            _copy(source, report, spool)
+        for source, report in stack.enter_context(contextlib.closing(read_split_files(parts, tally))):
+            _copy_kept(source, report, spool)
             if not config.keep_duplicates:
                 duplicates.observe(report.keys)
             if by_length:
@@ -157,7 +159,7 @@ def _write(config: DataMergeConfig, output: Path, parts: Sequence[Part]) -> tupl
     return tally, dropped
 
 
-def _copy(source: Any, report: PieceReport, target: IO[bytes]) -> None:
+def _copy_kept(source: Any, report: PieceReport, target: IO[bytes]) -> None:
     if not copy_runs(source, report.runs, target):
         raise JournalError("an input was cut off while it was merged", hint="Merge again when nothing writes it.")
     if report.lacks_newline:
@@ -165,7 +167,7 @@ def _copy(source: Any, report: PieceReport, target: IO[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def _alone(output: Path) -> Iterator[None]:
+def _sole_writer(output: Path) -> Iterator[None]:
     """Keep every other writer out, and leave no lock behind."""
     with locked(lock_of(output), what=output):
         try:
@@ -175,9 +177,9 @@ def _alone(output: Path) -> Iterator[None]:
                 os.unlink(f"{output.resolve()}.lock")  # whoever takes it next sees that it is gone, and makes another
 
 
-def _report(
+def _make_report(
     config: DataMergeConfig,
-    tally: Tally,
+    tally: MergeCounts,
     dropped: Dropped | None,
     problems: list[str],
     num_files: int,

@@ -80,9 +80,9 @@ class ByLength:
             waiting.setdefault(length, []).append(line)
             num_waiting_bytes += len(line)
             if num_waiting_bytes >= _MAX_WAITING_BYTES:
-                _put(target, waiting, places)
+                _write_waiting(target, waiting, places)
                 num_waiting_bytes = 0
-        _put(target, waiting, places)
+        _write_waiting(target, waiting, places)
 
     def _kept(self, source: IO[bytes], dropped: Marks | None) -> Iterator[tuple[int, bytes]]:
         self._lengths.seek(0)
@@ -97,7 +97,7 @@ class ByLength:
             num_lines += len(lines)
 
 
-def _put(target: IO[bytes], waiting: dict[int, list[bytes]], places: dict[int, int]) -> None:
+def _write_waiting(target: IO[bytes], waiting: dict[int, list[bytes]], places: dict[int, int]) -> None:
     """Write what is waiting, and move the places on."""
     for length in sorted(waiting):
         content = b"".join(waiting[length])

@@ -134,7 +134,7 @@ class TokenizeReport:
 
 def plan(config: TokenizeConfig, stdin: BinaryIO) -> dict[str, Any]:
     """What there is to do. Nothing is written but the index of the data, and a copy where it is no file of lines."""
-    with _prepared(config, _format(config), stdin, fast=False) as (job, input):
+    with _prepared(config, _training_format(config), stdin, fast=False) as (job, input):
         settings = job.settings(input, config.num_splits)
         states = [] if config.overwrite else [own_split_state(split, settings) for split in config.splits]
         return {
@@ -145,7 +145,7 @@ def plan(config: TokenizeConfig, stdin: BinaryIO) -> dict[str, Any]:
         }
 
 
-def tokenize(
+def tokenize_splits(
     config: TokenizeConfig,
     stdin: BinaryIO,
     *,
@@ -158,7 +158,7 @@ def tokenize(
     `begin` hears how many lines there are, `tell` of what was done; it may raise StoppedError, which is passed on
     when all is still. Raises OmnicapError for whatever is in the way; what was done is kept.
     """
-    format = _format(config)
+    format = _training_format(config)
     with _started(config, format) as children, _prepared(config, format, stdin, fast=not children) as (job, input):
         settings = job.settings(input, config.num_splits)
         if not config.overwrite:
@@ -208,7 +208,7 @@ def _num_lines(config: TokenizeConfig, job: Job) -> int:
     return sum(len(split.lines_of(job.data.num_lines)) for split in config.splits)
 
 
-def _format(config: TokenizeConfig) -> TrainingFormat:
+def _training_format(config: TokenizeConfig) -> TrainingFormat:
     return TrainingFormat(
         folder=find_processor(config.model).resolve(),
         min_pixels=config.min_pixels,

@@ -14,7 +14,6 @@ import orjson
 
 from omnicap_cli.core.files.atomic import remove_leftovers, writing
 from omnicap_cli.core.files.file_state import FileState
-from omnicap_cli.core.files.words import first_line
 from omnicap_cli.datasets.streams import COMPRESSION, decompressed
 from omnicap_cli.errors import OmnicapError, OptionError, UsageError
 
@@ -101,9 +100,11 @@ class Unpacked:
                     method = _COMPRESSION.get(self._path.suffix.lower())
                     file = stack.enter_context(self._path.open("rb", buffering=0))
                     file = stack.enter_context(decompressed(file, method))
-                yield from _record_lines(io.BufferedReader(file, _STEP_BYTES))
+                yield from _blocks_of_lines(io.BufferedReader(file, _STEP_BYTES))
         except ijson.JSONError as error:
-            message = f"{self._source} is no JSON array to its end: {first_line(error)}"
+            said = error.args[0] if error.args else ""  # bytes, if it is of the parser, and with a picture below
+            reason = (said.decode(errors="replace") if isinstance(said, bytes) else str(said)).partition("\n")[0]
+            message = f"{self._source} is no JSON array to its end: {reason}"
             raise UsageError(message, hint="Give one record a line.") from error
         except TypeError as error:  # of orjson, which writes less than there is in the world
             message = f"{self._source} holds a record that can't be written on a line: {error}"
@@ -114,7 +115,7 @@ class Unpacked:
             raise UsageError(f"{self._source} is damaged: {error}", hint="Copy or download it again.") from error
 
 
-def _record_lines(file: io.BufferedReader) -> Iterator[bytes]:
+def _blocks_of_lines(file: io.BufferedReader) -> Iterator[bytes]:
     """Lines as they are, in blocks; each element of a JSON array as a line."""
     head = file.peek(_STEP_BYTES)
     if not _begins_array(head):

@@ -47,7 +47,7 @@ class DataSet:
         return self.name or str(self.path)
 
 
-def read(path: Path, warn: Callable[[str], None] = lambda _: None) -> tuple[DataSet, ...]:
+def read_mixture(path: Path, warn: Callable[[str], None] = lambda _: None) -> tuple[DataSet, ...]:
     """The sets of a mixture file; `warn` gets what is passed over. Relative paths count from the current folder.
 
     Raises OptionError if it can't be read or a value is wrong, UsageError if it holds no mixture.
@@ -69,7 +69,7 @@ def num_chosen(num_records: int, ratio: float) -> int:
     return max(int(exact + Fraction(1, 2)), min(1, num_records))
 
 
-def chosen(num_records: int, ratio: float, seed: int, label: str) -> npt.NDArray[np.int64]:
+def choose_records(num_records: int, ratio: float, seed: int, label: str) -> npt.NDArray[np.int64]:
     """Which records an epoch takes, in order: all as often as `ratio` has wholes, then a random part of them, sorted.
 
     The part hangs on `seed` and `label`, and is the same on every machine.

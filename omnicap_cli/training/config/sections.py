@@ -259,7 +259,7 @@ class TrainConfig:
         config = read_sections(cls, with_overrides(read_file(path, "--config"), overrides), _REQUIRED)
         if config.data.mixture is None:
             return config
-        sets = mixture.read(config.data.mixture, warn)
+        sets = mixture.read_mixture(config.data.mixture, warn)
         return replace(config, data=replace(config.data, train=sets, mixture=None))
 
     def check_files(self) -> None:

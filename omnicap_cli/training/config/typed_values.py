@@ -48,7 +48,7 @@ def read_typed(value: Any, kind: Any, place: str) -> Any:
             kind = get_type_hints(bare_type(kind), include_extras=True)[key] if key else get_args(bare_type(kind))[0]
         if "missing required field" in message:
             raise UsageError(f"{place}{inside}.{message.split('`')[1]} is missing") from error
-        problem, hint = _refusal(value, bare_type(kind), is_of_type=", got `" not in message)
+        problem, hint = _why_refused(value, bare_type(kind), is_of_type=", got `" not in message)
         raise OptionError(f"{place}{inside}", value, problem, hint=hint) from error
 
 
@@ -72,7 +72,7 @@ def _read_path(_: type, value: Any) -> Path:
         raise ValueError(error) from error  # to which msgspec adds the place
 
 
-def _refusal(value: Any, kind: Any, *, is_of_type: bool) -> tuple[str, str | None]:
+def _why_refused(value: Any, kind: Any, *, is_of_type: bool) -> tuple[str, str | None]:
     """Why a value can't be used, and a hint where there is one."""
     if get_origin(kind) is Literal:
         choices = [str(each) for each in get_args(kind)]
