@@ -12,6 +12,7 @@ from typing import Any, Final
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+from omnicap_cli.core.files.words import first_line
 from omnicap_cli.core.models.devices import Placement
 from omnicap_cli.core.models.library_logs import libraries_quiet
 from omnicap_cli.core.models.loading import check_architecture, check_weights, load_model
@@ -228,7 +229,6 @@ def _load_with_weights(files: ModelFiles, placement: Placement) -> Any:
     try:
         model, info = load_model(files.folder, placement, [device])
     except Exception as error:  # of any kind, since transformers checks little by itself
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise EngineError(f"{files.name} can't be loaded: {reason}", hint="--debug shows where.") from error
+        raise EngineError(f"{files.name} can't be loaded: {first_line(error)}", hint="--debug shows where.") from error
     check_weights(files, info)
     return model

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from omnicap_cli.core.files.words import first_line, listed
 from omnicap_cli.errors import OmnicapError
 from omnicap_cli.training.checkpoints import CheckpointError, Checkpoints
 from omnicap_cli.training.collective import fail_in_all_processes, gather_from_all
@@ -142,7 +143,7 @@ class CaptionTrainer(Trainer):
     def _not_finite(self) -> NotFiniteError:
         what = "the loss" if self._without_loss else "the gradient"
         sample_ids = self._without_loss or self._latest_ids
-        names = ", ".join(sample_ids[:20]) + (f" and {len(sample_ids) - 20:,} more" if len(sample_ids) > 20 else "")
+        names = listed(sample_ids, max_shown=20)
         message = f"{what} is not a number in step {self.state.global_step + 1:,}, with the samples {names}"
         hint = "Look at these samples; else lower the learning rate, or clip gradients with optimisation.max_grad_norm."
         return NotFiniteError(message, hint=hint)
@@ -236,6 +237,5 @@ def _read_errors(checkpoint: str | None) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of many kinds: each format has its own for a broken file
-        reason = str(error).strip().split("\n")[0]
         hint = "Delete that checkpoint, to go on from the one before, or set another checkpoint.output."
-        raise CheckpointError(f"{checkpoint} can't be gone on from: {reason}", hint=hint) from error
+        raise CheckpointError(f"{checkpoint} can't be gone on from: {first_line(error)}", hint=hint) from error

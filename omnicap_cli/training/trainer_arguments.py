@@ -12,6 +12,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.utils.import_utils import is_torch_tf32_available
 
+from omnicap_cli.core.files.words import first_line
 from omnicap_cli.errors import OptionError
 from omnicap_cli.training.config.sections import DistributedConfig, OptimisationConfig, TrainConfig
 from omnicap_cli.training.model import ModelPart
@@ -70,8 +71,8 @@ def arguments(config: TrainConfig) -> TrainingArguments:
         )
         made._n_gpu = min(made.n_gpu, 1)  # a process has one; DataParallel can't cut these batches
     except (ValueError, ImportError) as error:  # of whatever the machine or its packages can't do
-        reason = str(error).strip().split("\n")[0]
-        raise OptionError("--config", "the configuration", f"can't be used on this machine: {reason}") from error
+        problem = f"can't be used on this machine: {first_line(error)}"
+        raise OptionError("--config", "the configuration", problem) from error
     if config.distributed.strategy == "fsdp" and made.world_size == 1:
         raise OptionError("distributed.strategy", "fsdp", "needs several processes", hint="Start them with --nproc.")
     return made

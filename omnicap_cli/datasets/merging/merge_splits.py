@@ -84,8 +84,7 @@ class DataMergeReport:
 
     def as_json(self) -> dict[str, Any]:
         """For programs: the lengths summed up, and as buckets."""
-        values = asdict(self) | {"lengths": self.lengths.summary()}
-        return values | {"histogram": [bucket._asdict() for bucket in self.lengths.histogram()]}
+        return asdict(self) | self.lengths.as_json()
 
 
 def merge_data(config: DataMergeConfig, warn: Callable[[str], None] = lambda _: None) -> DataMergeReport:

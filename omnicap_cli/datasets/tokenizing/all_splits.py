@@ -128,8 +128,7 @@ class TokenizeReport:
 
     def as_json(self) -> dict[str, Any]:
         """For programs: the lengths summed up, and as buckets."""
-        values = asdict(self) | {"lengths": self.lengths.summary()}
-        return values | {"histogram": [bucket._asdict() for bucket in self.lengths.histogram()]}
+        return asdict(self) | self.lengths.as_json()
 
 
 def plan(config: TokenizeConfig, stdin: BinaryIO) -> dict[str, Any]:

@@ -22,18 +22,18 @@ from omnicap_cli.training.config.typed_values import (
     CountOrZero,
     Positive,
     PositiveOrZero,
+    Section,
     Seed,
     Share,
     ShareBelowOne,
     Text,
-    check_fields,
 )
 
 _REQUIRED: Final = (("model.name",), ("data.train", "data.mixture"), ("checkpoint.output",))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(Section):
     """The model that training starts from, a folder or a name of the hub, and which of its parts learn.
 
     `dtype` is that of the weights that are trained; `gradient_checkpointing` trades time for memory.
@@ -49,9 +49,6 @@ class ModelConfig:
     gradient_checkpointing: bool = False
     liger: Literal["auto", "on", "off"] = "auto"
 
-    def __post_init__(self) -> None:
-        check_fields(self, "model")
-
     @property
     def trains_a_part(self) -> bool:
         """Whether any of the weights themselves learn."""
@@ -59,7 +56,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DataConfig:
+class DataConfig(Section):
     """What is learned from, and what happens to samples that don't fit or whose pictures are gone.
 
     `mixture` stands for `train` until `TrainConfig.read` has put the sets of that file there. `prompts` is a catalogue
@@ -80,7 +77,7 @@ class DataConfig:
     seed: Seed = 0
 
     def __post_init__(self) -> None:
-        check_fields(self, "data")
+        Section.__post_init__(self)
         if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
             raise OptionError("data.min_pixels", self.min_pixels, f"is more than data.max_pixels {self.max_pixels}")
         if not self.train and not self.mixture:
@@ -93,7 +90,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PackingConfig:
+class PackingConfig(Section):
     """Several samples in one sequence, a pack. The limits are of a pack: tokens, and patches of its pictures.
 
     `window` is how many samples are packed together; None leaves it to the packer.
@@ -104,12 +101,9 @@ class PackingConfig:
     max_patches: Count | None = None
     window: Count | None = None
 
-    def __post_init__(self) -> None:
-        check_fields(self, "packing")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OptimisationConfig:
+class OptimisationConfig(Section):
     """How the weights move: AdamW, with learning rates of their own for the merger and the vision tower.
 
     `learning_rate` is the language model's, and the merger's where that has none. `batch_size` counts packs, or samples
@@ -136,12 +130,9 @@ class OptimisationConfig:
     tf32: bool = True
     seed: Seed = 0
 
-    def __post_init__(self) -> None:
-        check_fields(self, "optimisation")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterConfig:
+class AdapterConfig(Section):
     """Small matrices that learn beside the weights; with `qlora` the weights are in 4 bits meanwhile.
 
     `vision` puts them into the vision tower too.
@@ -153,12 +144,9 @@ class AdapterConfig:
     dropout: ShareBelowOne = 0.05
     vision: bool = False
 
-    def __post_init__(self) -> None:
-        check_fields(self, "adapter")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DistributedConfig:
+class DistributedConfig(Section):
     """How several devices share the work. A file of DeepSpeed's own says all of it itself."""
 
     strategy: Literal["auto", "ddp", "fsdp", "deepspeed"] = "auto"
@@ -169,7 +157,7 @@ class DistributedConfig:
     offload: bool = False
 
     def __post_init__(self) -> None:
-        check_fields(self, "distributed")
+        Section.__post_init__(self)
         for name, value in (("deepspeed_config", self.deepspeed_config), ("zero_stage", self.zero_stage)):
             if value is not None and self.strategy != "deepspeed":
                 shown = str(value) if isinstance(value, Path) else value
@@ -183,7 +171,7 @@ class DistributedConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CheckpointConfig:
+class CheckpointConfig(Section):
     """Where the result goes, and how often a checkpoint is kept there; the `keep` newest stay.
 
     With neither `every_steps` nor `every_minutes` there is one, at the end.
@@ -194,12 +182,9 @@ class CheckpointConfig:
     every_minutes: Positive | None = None
     keep: Count = 1
 
-    def __post_init__(self) -> None:
-        check_fields(self, "checkpoint")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoggingConfig:
+class LoggingConfig(Section):
     """What is written about a run, how often, and to whom; `name` is what those call the run.
 
     `eval_captions` is how many held-out pictures are captioned for the log.
@@ -210,9 +195,6 @@ class LoggingConfig:
     eval_captions: CountOrZero = 4
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     name: Text | None = None
-
-    def __post_init__(self) -> None:
-        check_fields(self, "logging")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,6 +59,15 @@ def check_fields(config: Any, place: str) -> None:
         read_typed(getattr(config, each.name), hints[each.name], f"{place}.{each.name}")
 
 
+class Section:
+    """What a dataclass NAMEConfig inherits to be the section `name`: its fields hold what their types allow."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        check_fields(self, type(self).__name__.removesuffix("Config").lower())
+
+
 def bare_type(kind: Any) -> Any:
     """A type without the None that it may allow too."""
     return next(each for each in get_args(kind) if each is not NoneType) if NoneType in get_args(kind) else kind

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from omnicap_cli.core.files.words import gigabytes, listed
+from omnicap_cli.core.files.words import first_line, gigabytes, listed
 from omnicap_cli.core.models.devices import Dtype, Placement
 from omnicap_cli.core.models.loading import check_architecture, check_weights, load_model
 from omnicap_cli.core.models.machine import missing_extra
@@ -156,8 +156,7 @@ def _load_as_stored(files: ModelFiles, dtype: str) -> Any:
     try:
         model, info = load_model(files.folder, Placement(device="cpu", dtype=stored, attn="sdpa"), ["cpu"])
     except Exception as error:  # of any kind, since transformers checks little by itself
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise EngineError(f"{files.name} can't be loaded: {reason}", hint="--debug shows where.") from error
+        raise EngineError(f"{files.name} can't be loaded: {first_line(error)}", hint="--debug shows where.") from error
     check_weights(files, info)
     return model
 
