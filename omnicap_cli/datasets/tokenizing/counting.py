@@ -43,7 +43,7 @@ class RecordCounter:
         Raises TokenizersDisagreeError where the fast way of counting proves wrong.
         """
         try:
-            record = orjson.loads(line)
+            record = orjson.loads(line)  # at once, and not by jsonlines: every line of a data set comes by here
         except ValueError as error:
             return _rejected(None, line, number, "not_json", f"not JSON: {error}")
         if not isinstance(record, dict):

@@ -104,7 +104,7 @@ def _token_counts(path: Path, number: int, line: bytes) -> tuple[int, int]:
     if number == 1 and line.startswith(b"["):
         raise DataError(f"{path} is a JSON array, and not a record on each line", hint=_COUNT_IT)
     try:
-        record = orjson.loads(line)  # and not jsonlines, as of many millions
+        record = orjson.loads(line)  # at once, and not by jsonlines: there may be many millions of lines
         length, visual = record["sequence_length"], record["image_token_num"]
     except ValueError as error:
         raise DataError(f"{path}, line {number:,}: not a record on a line: {error}", hint=_COUNT_IT) from error
