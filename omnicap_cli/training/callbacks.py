@@ -92,7 +92,7 @@ class StepCallback(TrainerCallback):
         with failing_in_all_processes():
             if state.is_world_process_zero:
                 self._metrics.begin(state.global_step)
-        (is_done,) = self._agreed(self._has_eval(state))
+        (is_done,) = self._any_process_says(self._has_eval(state))
         if state.global_step < state.max_steps and self._is_eval_due(state) and not is_done:
             self._trainer.evaluate()  # the run ended after that checkpoint
         self._trainer.meter.drain(lambda counts: counts)
@@ -101,7 +101,7 @@ class StepCallback(TrainerCallback):
         checkpoint, step = self._config.checkpoint, state.global_step
         minutes = (time.monotonic() - self._saved) / 60
         is_late = checkpoint.every_minutes is not None and minutes >= checkpoint.every_minutes
-        stops, is_late = self._agreed(self._watcher.stops(), is_late)
+        stops, is_late = self._any_process_says(self._watcher.stops(), is_late)
         is_last = step >= state.max_steps
         is_due = checkpoint.every_steps is not None and step % checkpoint.every_steps == 0
         control.should_save = stops or is_late or is_last or is_due
@@ -140,7 +140,7 @@ class StepCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """After the last checkpoint, so that whoever ends the run in it loses nothing; if so, it is made up for."""
-        (is_done,) = self._agreed(self._has_eval(state))
+        (is_done,) = self._any_process_says(self._has_eval(state))
         if self._config.data.eval and state.global_step >= state.max_steps and not is_done:
             self._trainer.evaluate()
         if state.is_world_process_zero:
@@ -154,7 +154,7 @@ class StepCallback(TrainerCallback):
         """Whether the log has an evaluation after the present step; only the process that writes it knows."""
         return state.is_world_process_zero and self._metrics.latest("eval_loss", state.global_step) is not None
 
-    def _agreed(self, *flags: bool) -> list[bool]:
+    def _any_process_says(self, *flags: bool) -> list[bool]:
         """What any of the processes wants, all do: one that stops alone would leave the others waiting."""
         votes = torch.tensor([flags], dtype=torch.int32, device=self._trainer.args.device)
         return [bool(each) for each in self._trainer.accelerator.gather(votes).amax(0).tolist()]

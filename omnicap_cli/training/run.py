@@ -164,7 +164,7 @@ class TrainingRun:
 
     def describe(self) -> TrainPlan:
         """What is going to happen; no weights are loaded for it."""
-        return self._described(self._model(sizes_only=True))
+        return self._plan_with(self._model(sizes_only=True))
 
     def _model(self, *, sizes_only: bool = False) -> Any:
         precision = "bfloat16" if self._arguments.bf16 else "float32"
@@ -178,7 +178,7 @@ class TrainingRun:
             sizes_only=sizes_only,
         )
 
-    def _described(self, model: Any) -> TrainPlan:
+    def _plan_with(self, model: Any) -> TrainPlan:
         plan, lengths = self.plan, self.corpus.lengths
         num_rows = int(plan.batch_starts[-1])
         num_tokens = int(lengths[plan.samples[: plan.row_starts[num_rows]]].sum())
@@ -220,7 +220,7 @@ class TrainingRun:
                     alone.enter_context(locked(output / _LOCK, what=output))
                 model, captions = self._model(), self._captions()
             if self.is_main:
-                watcher.begin(self._described(model))
+                watcher.begin(self._plan_with(model))
             alone.enter_context(libraries_quiet())
             alone.enter_context(ending_workers())
             trainer = self._trainer(model)

@@ -19,7 +19,7 @@ import orjson
 from omnicap_cli.core.files.file_state import FileState
 from omnicap_cli.datasets.merging.parallel_checks import changed_error
 from omnicap_cli.datasets.splits import MAX_SPLITS, Split, SplitNote
-from omnicap_cli.datasets.streams import compression_of, decompressed, line_batches
+from omnicap_cli.datasets.streams import compression_of, line_batches, open_decompressed
 from omnicap_cli.errors import JournalError, UsageError
 
 SPLIT_NAME: Final = re.compile(r"(.+)_split([1-9][0-9]{0,5})(\.jsonl(?:\.gz|\.zst)?)")
@@ -58,12 +58,12 @@ class SplitFile:
         return compression_of(self.path)
 
     @contextlib.contextmanager
-    def opened(self) -> Iterator[Any]:
+    def open_content(self) -> Iterator[Any]:
         """Its content, unbuffered. Raises JournalError if it can't be read, or is another than it was."""
         try:
             with io.FileIO(self.path) as file:
                 self._check_unchanged(file)
-                with decompressed(file, self.compression) as content:
+                with open_decompressed(file, self.compression) as content:
                     yield content
                     self._check_unchanged(file)
         except OSError as error:
@@ -118,7 +118,7 @@ def _is_data(path: Path) -> bool | None:
 
 def _first_record(part: SplitFile) -> dict[str, Any] | None:
     """The first that is a record of either kind, if it comes soon."""
-    with contextlib.suppress(JournalError), part.opened() as content:
+    with contextlib.suppress(JournalError), part.open_content() as content:
         for line in next(line_batches(content), (0, []))[1]:
             with contextlib.suppress(ValueError):
                 record = orjson.loads(line.removeprefix(b"\xef\xbb\xbf"))

@@ -20,7 +20,7 @@ from omnicap_cli.core.files.words import listed
 from omnicap_cli.core.runs.run_note import JOURNAL_SUFFIXES
 from omnicap_cli.datasets.lengths import LengthCounts
 from omnicap_cli.datasets.merging.checked_lines import check_lines
-from omnicap_cli.datasets.merging.duplicates import Dropped, Duplicates
+from omnicap_cli.datasets.merging.duplicates import DroppedRecords, Duplicates
 from omnicap_cli.datasets.merging.find_splits import SplitFile, find_split_files
 from omnicap_cli.datasets.merging.parallel_checks import PieceReport
 from omnicap_cli.datasets.merging.rewriting import ByLength, drop_lines
@@ -34,7 +34,7 @@ from omnicap_cli.datasets.streams import (
     copy_runs,
     from_start,
     line_batches,
-    unnamed,
+    open_unnamed,
 )
 from omnicap_cli.errors import JournalError, OptionError, UsageError
 
@@ -111,7 +111,7 @@ def merge_data(config: DataMergeConfig, warn: Callable[[str], None] = lambda _: 
         return _make_report(config, *_write_merged(config, config.output, parts), problems, len(parts), warn)
 
 
-def _count_only(config: DataMergeConfig, parts: Sequence[SplitFile]) -> tuple[MergeCounts, Dropped | None]:
+def _count_only(config: DataMergeConfig, parts: Sequence[SplitFile]) -> tuple[MergeCounts, DroppedRecords | None]:
     """Read everything, and write nothing; where records may be there twice, all is read once more."""
     tally = MergeCounts()
     with write_errors(Path(tempfile.gettempdir())), Duplicates(None) as duplicates:
@@ -124,22 +124,22 @@ def _count_only(config: DataMergeConfig, parts: Sequence[SplitFile]) -> tuple[Me
 def _lines_of_records(parts: Sequence[SplitFile]) -> Iterator[list[bytes]]:
     """The lines of all records, checked again."""
     for part in parts:
-        with part.opened() as content:
+        with part.open_content() as content:
             for _, lines in line_batches(content):
                 yield check_lines(lines, lambda _place, _reason: None).kept(lines)
 
 
 def _write_merged(
     config: DataMergeConfig, output: Path, parts: Sequence[SplitFile]
-) -> tuple[MergeCounts, Dropped | None]:
+) -> tuple[MergeCounts, DroppedRecords | None]:
     """Put everything into `output`: the records as they come, then without duplicates, by length, compressed."""
     folder, method, tally = output.resolve().parent, compression_of(output), MergeCounts()
     remove_leftovers(output.resolve(), is_locked=True)
     with write_errors(output), contextlib.ExitStack() as stack:
         partial = stack.enter_context(replacing(output))
         target = stack.enter_context(open(partial.name, "r+b", buffering=0))
-        plain = stack.enter_context(unnamed(folder)) if method else target
-        spool = stack.enter_context(unnamed(folder)) if config.sort_by_length else plain
+        plain = stack.enter_context(open_unnamed(folder)) if method else target
+        spool = stack.enter_context(open_unnamed(folder)) if config.sort_by_length else plain
         duplicates = stack.enter_context(Duplicates(folder))
         by_length = stack.enter_context(ByLength(folder)) if config.sort_by_length else None
         for source, report in stack.enter_context(contextlib.closing(read_split_files(parts, tally))):
@@ -179,7 +179,7 @@ def _sole_writer(output: Path) -> Iterator[None]:
 def _make_report(
     config: DataMergeConfig,
     tally: MergeCounts,
-    dropped: Dropped | None,
+    dropped: DroppedRecords | None,
     problems: list[str],
     num_files: int,
     warn: Callable[[str], None],

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Final
 
 import numpy as np
 
-from omnicap_cli.datasets.streams import from_start, line_batches, unnamed, write_at
+from omnicap_cli.datasets.streams import from_start, line_batches, open_unnamed, write_at
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -52,7 +52,7 @@ class ByLength:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._lengths = unnamed(folder, buffering=1 << 16)
+        self._lengths = open_unnamed(folder, buffering=1 << 16)
 
     def __enter__(self) -> ByLength:
         return self

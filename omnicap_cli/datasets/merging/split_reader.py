@@ -48,7 +48,7 @@ def read_split_files(parts: Sequence[SplitFile], tally: MergeCounts) -> Generato
     with reports_of(pieces, num_cores=1 if is_mixed else num_cores()) as reports:
         for part in parts:
             num_lines = num_records = num_broken = 0
-            with part.opened() as content:
+            with part.open_content() as content:
                 for found in _blocks_in(content) if part.compression else _pieces_in(part, content, reports):
                     report = found.report
                     tally.add(part, num_lines, report)

@@ -14,7 +14,7 @@ import orjson
 
 from omnicap_cli.core.files.atomic import remove_leftovers, writing
 from omnicap_cli.core.files.file_state import FileState
-from omnicap_cli.datasets.streams import COMPRESSION, decompressed
+from omnicap_cli.datasets.streams import COMPRESSION, open_decompressed
 from omnicap_cli.errors import OmnicapError, OptionError, UsageError
 
 _STEP_BYTES: Final = 4 << 20
@@ -99,7 +99,7 @@ class Unpacked:
                 if not self.is_stdin:
                     method = _COMPRESSION.get(self._path.suffix.lower())
                     file = stack.enter_context(self._path.open("rb", buffering=0))
-                    file = stack.enter_context(decompressed(file, method))
+                    file = stack.enter_context(open_decompressed(file, method))
                 yield from _blocks_of_lines(io.BufferedReader(file, _STEP_BYTES))
         except ijson.JSONError as error:
             said = error.args[0] if error.args else ""  # bytes, if it is of the parser, and with a picture below

@@ -93,7 +93,7 @@ def read_sections(kind: type[T], values: Mapping[Any, Any], required: Collection
     everywhere = [f"{name}.{key}" for name, section in sections.items() for key in get_type_hints(section)]
     _refuse_unknown(values, sections, "", everywhere)
     given = {
-        name: _spelt_out({} if values.get(name) is None else values[name], section, name, everywhere)
+        name: _spell_out({} if values.get(name) is None else values[name], section, name, everywhere)
         for name, section in sections.items()
     }
     there = {f"{name}.{key}" for name, section in given.items() for key, value in section.items() if value is not None}
@@ -105,11 +105,11 @@ def read_sections(kind: type[T], values: Mapping[Any, Any], required: Collection
 
 def read_fields(kind: type[T], values: Mapping[Any, Any], place: str) -> T:
     """A `kind` of `values`, which stand at `place`. Raises UsageError, OptionError for a value of another type."""
-    made: T = read_typed(_spelt_out(values, kind, place), kind, place)
+    made: T = read_typed(_spell_out(values, kind, place), kind, place)
     return made
 
 
-def _spelt_out(value: Any, kind: Any, place: str, everywhere: Sequence[str] = ()) -> Any:
+def _spell_out(value: Any, kind: Any, place: str, everywhere: Sequence[str] = ()) -> Any:
     """`value` as a `kind` is written in full, where people may write less and YAML reads something else.
 
     A list may be a single entry without the brackets, of an entry that is a mapping a lone text is the first key; YAML
@@ -121,14 +121,14 @@ def _spelt_out(value: Any, kind: Any, place: str, everywhere: Sequence[str] = ()
             raise OptionError(place, value, "is not what stands here; write keys with values below it")
         hints = get_type_hints(kind, include_extras=True)
         _refuse_unknown(value, hints, f"{place}.", everywhere)
-        return {name: _spelt_out(each, hints[name], f"{place}.{name}") for name, each in value.items()}
+        return {name: _spell_out(each, hints[name], f"{place}.{name}") for name, each in value.items()}
     if get_origin(kind) is tuple:
         entry = get_args(kind)[0]
         entries = [] if value is None else value if isinstance(value, list) else [value]
         if is_dataclass(entry):
             first = fields(entry)[0].name
             entries = [{first: each} if isinstance(each, str) else each for each in entries]
-        return [_spelt_out(each, entry, f"{place}[{index}]") for index, each in enumerate(entries)]
+        return [_spell_out(each, entry, f"{place}[{index}]") for index, each in enumerate(entries)]
     if isinstance(value, bool) and "on" in get_args(kind):
         return "on" if value else "off"
     if getattr(kind, "__origin__", kind) is float and not isinstance(value, bool):

@@ -46,11 +46,11 @@ class BatchMaker:
     def make(self, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
         """What the model takes for rows of samples, and STATS; or FAILURE alone."""
         try:
-            return self._made(rows)
+            return self._make_batch(rows)
         except OmnicapError as error:
             return {FAILURE: error}
 
-    def _made(self, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
+    def _make_batch(self, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
         read = [[self._example(sample) for sample in row] for row in rows]
         examples = [[each for each in row if isinstance(each, Example)] for row in read]
         examples = [row for row in examples if row]

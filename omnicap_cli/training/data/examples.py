@@ -101,7 +101,7 @@ class ExampleReader:
         Raises ItemError where a picture or clip can't be had, UncuttableError where a part of one would be cut off,
         DataError where the counts are of something else.
         """
-        sample, task_type = self._checked(record)
+        sample, task_type = self._sample_of(record)
         limits = self._input.grid_for(max(1, len(sample.images)))
         size = {"shortest_edge": limits.min_pixels, "longest_edge": limits.max_pixels}
         images = [self._image(name, size) for name in sample.images]
@@ -146,7 +146,7 @@ class ExampleReader:
             is_blank=True,
         )
 
-    def _checked(self, record: Mapping[str, Any]) -> tuple[Sample, str]:
+    def _sample_of(self, record: Mapping[str, Any]) -> tuple[Sample, str]:
         try:
             sample = Sample.of_record(record)
             return sample, self._input.task_type(sample)

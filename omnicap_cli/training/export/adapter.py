@@ -54,16 +54,16 @@ class BaseModel:
     @functools.cached_property
     def folder(self) -> Path:
         """Where everything of it is but the weights."""
-        return self._found(find_processor)
+        return self._find_or_explain(find_processor)
 
     def files(self, warn: Callable[[str], None]) -> ModelFiles:
         """All of it; `warn` hears where it may be another than the one that was trained."""
-        files = self._found(lambda name, revision: ModelFiles.find(name, revision).fetched())
+        files = self._find_or_explain(lambda name, revision: ModelFiles.find(name, revision).fetched())
         if self._fingerprint not in (None, files.fingerprint):
             warn(f"{self.name} was changed or copied since it was trained on: the weights have to be the same")
         return files
 
-    def _found(self, find: Callable[[str, str | None], _FoundModel]) -> _FoundModel:
+    def _find_or_explain(self, find: Callable[[str, str | None], _FoundModel]) -> _FoundModel:
         try:
             return find(self.name, self._revision)
         except OmnicapError as error:
