@@ -33,7 +33,7 @@ sys.path.append(str(Path(__file__).parents[1] / "examples/shapes"))
 from model_files import qwen2_vl_processor, train_tokenizer
 
 from omnicap_cli.core.tokens.text_tokens import TextTokens
-from omnicap_cli.datasets.tokenizing.all_splits import TokenizeConfig, tokenize
+from omnicap_cli.datasets.tokenizing.all_splits import TokenizeConfig, tokenize_splits
 
 NUM_RECORDS = 20_000
 NUM_REFERENCE = 2000  # records that the slow reference is timed on
@@ -112,7 +112,7 @@ def run(folder: Path, model: Path, data: Path, *, num_splits: int, num_workers: 
         num_splits=num_splits,
         num_workers=num_workers,
     )
-    report = tokenize(config, io.BytesIO(), begin=lambda _: None, tell=lambda _: None, warn=sys.exit)
+    report = tokenize_splits(config, io.BytesIO(), begin=lambda _: None, tell=lambda _: None, warn=sys.exit)
     assert report.num_kept == report.num_in > 0, report
 
 

@@ -33,7 +33,7 @@ from build import build_model
 from omnicap_cli.core.prompts.catalogue import Catalogue
 from omnicap_cli.training.config.sections import TrainConfig
 from omnicap_cli.training.data.collating import collate
-from omnicap_cli.training.run import Run, TrainPlan
+from omnicap_cli.training.run import TrainingRun, TrainPlan
 
 NUM_SAMPLES = 384
 BATCH_SIZE = 8
@@ -116,7 +116,7 @@ def fifths(losses: Sequence[float]) -> list[float]:
 
 def ours(folder: Path, data: Path, output: Path, num_workers: int, *, packs: bool) -> Result:
     """With `packs` two of MAX_TOKENS make a step, else a batch of about equally long samples."""
-    run, watcher = Run(recipe(folder, data, output, num_workers, packs=packs)), Watcher()
+    run, watcher = TrainingRun(recipe(folder, data, output, num_workers, packs=packs)), Watcher()
     plan = run.describe()
     report = run.train(watcher)
     steps = watcher.log[1:]  # the first one starts the workers
@@ -148,7 +148,7 @@ def recipe(folder: Path, data: Path, output: Path, num_workers: int, *, packs: b
 
 
 @torch.no_grad()
-def final_loss(model: Any, run: Run) -> float:
+def final_loss(model: Any, run: TrainingRun) -> float:
     """The mean of all learned tokens."""
     loss_sum, num_tokens = 0.0, 0
     for sample in range(len(run.corpus)):
@@ -212,7 +212,7 @@ def theirs(folder: Path, data: Path, num_workers: int) -> Result:
     trainer.train()
     losses = [each["loss"] for each in trainer.state.log_history if "loss" in each]
     num_tokens = sum(each["sequence_length"] for each in records)
-    run = Run(recipe(folder, data, folder / "unused", num_workers, packs=True))
+    run = TrainingRun(recipe(folder, data, folder / "unused", num_workers, packs=True))
     return Result(num_tokens / clock.seconds, fifths([float(loss) for loss in losses]), final_loss(trainer.model, run))
 
 

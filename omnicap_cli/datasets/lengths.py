@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 _FIRST_EDGE: Final = 64
 
@@ -70,6 +70,10 @@ class LengthCounts:
             "p99": self.quantile(0.99),
             "max": max(self._counts, default=None),
         }
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs: the lengths summed up, and as buckets."""
+        return {"lengths": self.summary(), "histogram": [bucket._asdict() for bucket in self.histogram()]}
 
     def histogram(self) -> list[Bucket]:
         """Buckets that double from 64 tokens on, without the empty ones at both ends."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import orjson
+import msgspec
 
 from omnicap_cli import __version__
-from omnicap_cli.core.files.atomic import replacing, write_error
-from omnicap_cli.datasets.lengths import LengthCounts
+from omnicap_cli.core.files.atomic import writing
 from omnicap_cli.errors import JournalError
 
 
@@ -64,10 +63,6 @@ class Split:
 
 
 MAX_SPLITS: Final = 1_000_000  # more are a mistake, and naming what is missing would take all memory
-_COUNTS: Final = (
-    *("index", "num_splits", "num_lines", "num_in", "num_kept", "num_rejected", "output_bytes"),
-    *("num_text_tokens", "num_image_tokens", "num_sequence_tokens"),
-)
 
 
 def partial_of(path: Path) -> Path:
@@ -103,24 +98,16 @@ class SplitNote:
 
     def write(self, path: Path) -> None:
         """Put it at `path`. Raises JournalWriteError."""
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as file:
-                file.write(orjson.dumps(asdict(self), option=orjson.OPT_APPEND_NEWLINE))
-        except OSError as error:
-            raise write_error(path, error) from error
+        with writing(path) as file:
+            file.write(msgspec.json.encode(self) + b"\n")
 
     @classmethod
     def read(cls, path: Path) -> SplitNote | None:
         """The note at `path`, or None where there is none. Raises JournalError where it can't be read."""
         try:
-            note = cls(**orjson.loads(path.read_bytes()))
-            LengthCounts.of_pairs(note.lengths)
-            if not isinstance(note.settings, dict) or not all(isinstance(getattr(note, name), int) for name in _COUNTS):
-                raise ValueError("its values are of the wrong types")
-            return note
+            return msgspec.json.decode(path.read_bytes(), type=cls)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, msgspec.MsgspecError) as error:
             problem = getattr(error, "strerror", None) or f"it is no note of a split ({error})"
             raise JournalError(f"can't read {path}: {problem}", hint="Remove it, and make that split again.") from error

@@ -28,7 +28,7 @@ def compression_of(path: Path) -> str | None:
 
 
 @contextlib.contextmanager
-def decompressed(file: IO[bytes], method: str | None) -> Iterator[Any]:
+def open_decompressed(file: IO[bytes], method: str | None) -> Iterator[Any]:
     """The content of an unbuffered file; several compressed parts, one after the other, are one content.
 
     Reading damaged content raises an OSError without a number.
@@ -82,7 +82,7 @@ def from_start(file: IO[bytes]) -> io.FileIO:
     return io.FileIO(file.fileno(), closefd=False)
 
 
-def unnamed(folder: Path | None, *, buffering: int = 0) -> IO[bytes]:
+def open_unnamed(folder: Path | None, *, buffering: int = 0) -> IO[bytes]:
     """A file without a name, to be written and read, which the system removes whatever happens. Raises OSError.
 
     `folder` is on the disk that it takes room on, None for the system's own place.

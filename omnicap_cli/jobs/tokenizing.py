@@ -9,7 +9,7 @@ from typing import Any
 from omnicap_cli.core.files.text import without_surrogates
 from omnicap_cli.core.files.words import printable
 from omnicap_cli.core.models.machine import num_cores
-from omnicap_cli.datasets.tokenizing.all_splits import TokenizeConfig, TokenizeReport, plan, tokenize
+from omnicap_cli.datasets.tokenizing.all_splits import TokenizeConfig, TokenizeReport, plan, tokenize_splits
 from omnicap_cli.datasets.tokenizing.split_run import Step, StoppedError
 from omnicap_cli.errors import ITEMS_FAILED, UsageError
 from omnicap_cli.terminal.console import Console, open_stdin
@@ -80,7 +80,9 @@ def run_tokenize(config: TokenizeConfig, console: Console, *, dry_run: bool, as_
 
     with catching_signals(say_stopping) as interrupts:
         try:
-            report = tokenize(config, stdin, begin=begin, tell=tell, warn=lambda each: console.warning(printable(each)))
+            report = tokenize_splits(
+                config, stdin, begin=begin, tell=tell, warn=lambda each: console.warning(printable(each))
+            )
         except (StoppedError, KeyboardInterrupt):
             but_how = ", without --overwrite" if config.overwrite else ""
             console.info(f"interrupted; run the same command again to go on{but_how}")

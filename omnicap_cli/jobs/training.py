@@ -38,9 +38,9 @@ def run_train(
     """Train, or only show what would happen; the exit code."""
     config = TrainConfig.read(path, overrides, console.warning)
     config.check_files()
-    from omnicap_cli.training.run import Run
+    from omnicap_cli.training.run import TrainingRun
 
-    run = Run(config, force=force)
+    run = TrainingRun(config, force=force)
     if dry_run:
         if run.is_main:
             show_train_plan(console, run.describe(), as_json=as_json)

@@ -16,7 +16,7 @@ from omnicap_cli.core.files.atomic import sync_folder
 from omnicap_cli.core.files.folders import sync_tree
 from omnicap_cli.core.files.words import gigabytes
 from omnicap_cli.errors import OmnicapError
-from omnicap_cli.training.collective import failing_together
+from omnicap_cli.training.collective import failing_in_all_processes
 
 NOTE: Final = "omnicap.json"
 _NAME: Final = re.compile(r"checkpoint-\d+")
@@ -45,13 +45,13 @@ class Checkpoints:
         """
         made = self.folder / _STAGING / name
         try:
-            with failing_together(), self._telling(name):
+            with failing_in_all_processes(), self._telling(name):
                 if is_main:
                     shutil.rmtree(made.parent, ignore_errors=True)
                     made.mkdir(parents=True)
-            with failing_together(), self._telling(name):
+            with failing_in_all_processes(), self._telling(name):
                 yield made
-            with failing_together(), self._telling(name):
+            with failing_in_all_processes(), self._telling(name):
                 if is_main:
                     self._finish(made)
         except OmnicapError:
@@ -66,7 +66,7 @@ class Checkpoints:
         except OmnicapError:
             raise
         except Exception as error:  # of many kinds: each format has its own for a full disk
-            latest = newest(self.folder)
+            latest = newest_checkpoint(self.folder)
             kept = f"{latest.name} is whole: the run goes on from there." if latest else "No checkpoint is there yet."
             free = f"{gigabytes(shutil.disk_usage(self.folder).free)} are free there"
             raise CheckpointError(f"{name} can't be saved in {self.folder}: {error} ({free})", hint=kept) from error
@@ -78,19 +78,19 @@ class Checkpoints:
         sync_tree(made)
         made.rename(self.folder / made.name)
         sync_folder(self.folder)
-        for old in found(self.folder)[: -self.keep]:
+        for old in list_checkpoints(self.folder)[: -self.keep]:
             old.rename(made.parent / old.name)  # gone at once, so that nobody reads half of it
         shutil.rmtree(made.parent, ignore_errors=True)
 
 
-def found(folder: Path) -> list[Path]:
+def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder, the oldest first."""
     return sorted((path for path in folder.glob("checkpoint-*") if _NAME.fullmatch(path.name)), key=_step_of)
 
 
-def newest(folder: Path) -> Path | None:
+def newest_checkpoint(folder: Path) -> Path | None:
     """The last checkpoint of a folder, if there is one."""
-    return max(found(folder), key=_step_of, default=None)
+    return max(list_checkpoints(folder), key=_step_of, default=None)
 
 
 def read_note(checkpoint: Path) -> dict[str, Any]:

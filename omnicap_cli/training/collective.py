@@ -17,7 +17,7 @@ class PeerError(OmnicapError):
     """Another process of the run failed, and says itself why."""
 
 
-def gathered(value: T) -> list[T]:
+def gather_from_all(value: T) -> list[T]:
     """`value` of every process, in their order; that of this one where there are no others. All have to come here."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return [value]
@@ -26,9 +26,9 @@ def gathered(value: T) -> list[T]:
     return values  # type: ignore[return-value]  # every place is filled by now
 
 
-def fail_together(error: OmnicapError | None) -> None:
+def fail_in_all_processes(error: OmnicapError | None) -> None:
     """Raise `error`, or a PeerError where another process has one. All have to come here."""
-    messages = gathered(error.message if error else None)
+    messages = gather_from_all(error.message if error else None)
     if error:
         raise error
     for number, message in enumerate(messages):
@@ -37,11 +37,11 @@ def fail_together(error: OmnicapError | None) -> None:
 
 
 @contextlib.contextmanager
-def failing_together() -> Iterator[None]:
+def failing_in_all_processes() -> Iterator[None]:
     """A block that ends well in all processes or, with an OmnicapError, in none. All have to come to its end."""
     failure = None
     try:
         yield
     except OmnicapError as error:
         failure = error
-    fail_together(failure)
+    fail_in_all_processes(failure)

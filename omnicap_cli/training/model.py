@@ -12,6 +12,7 @@ from typing import Any, Final
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+from omnicap_cli.core.files.words import first_line
 from omnicap_cli.core.models.devices import Placement
 from omnicap_cli.core.models.library_logs import libraries_quiet
 from omnicap_cli.core.models.loading import check_architecture, check_weights, load_model
@@ -25,7 +26,7 @@ from omnicap_cli.training.data.examples import Example
 FAMILIES: Final = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
-class Part(Enum):
+class ModelPart(Enum):
     """A part of a vision-language model that can learn at a rate of its own."""
 
     VISION = "vision"
@@ -33,15 +34,15 @@ class Part(Enum):
     LLM = "llm"
 
 
-def part_of(parameter: str) -> Part:
+def part_of(parameter: str) -> ModelPart:
     """The part that a parameter belongs to, by its name in transformers, with or without an adapter around it."""
     _, visual, inside = f".{parameter}".partition(".visual.")
     if not visual:
-        return Part.LLM
-    return Part.MERGER if "merger" in inside.split(".")[0] else Part.VISION
+        return ModelPart.LLM
+    return ModelPart.MERGER if "merger" in inside.split(".")[0] else ModelPart.VISION
 
 
-def find(config: ModelConfig, adapter: AdapterConfig, checkpoint: Path | None = None) -> ModelFiles:
+def find_model_files(config: ModelConfig, adapter: AdapterConfig, checkpoint: Path | None = None) -> ModelFiles:
     """The files of what is to be trained, on this machine; whole weights are those of a `checkpoint` if there is one.
 
     Raises OptionError or EngineError where the model is of another family, or files are missing or damaged.
@@ -60,7 +61,7 @@ def find(config: ModelConfig, adapter: AdapterConfig, checkpoint: Path | None = 
     return files.fetched()
 
 
-def load(
+def load_for_training(
     files: ModelFiles,
     config: ModelConfig,
     adapter: AdapterConfig,
@@ -76,19 +77,19 @@ def load(
     """
     placement = _placement(config, adapter, precision)
     with libraries_quiet():
-        model = _without_weights(files, placement) if sizes_only else _loaded(files, placement)
+        model = _without_weights(files, placement) if sizes_only else _load_with_weights(files, placement)
         if packs:
             attend_by_sample(model)
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if adapter.kind == "none":
-            freeze(model, {part for part in Part if not getattr(config, f"train_{part.value}")})
+            freeze(model, {part for part in ModelPart if not getattr(config, f"train_{part.value}")})
         else:
             model = with_adapter(model, adapter, gradient_checkpointing=config.gradient_checkpointing)
     return model.train()
 
 
-def freeze(model: torch.nn.Module, parts: set[Part]) -> None:
+def freeze(model: torch.nn.Module, parts: set[ModelPart]) -> None:
     """Let these parts learn nothing."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(part_of(name) not in parts)
@@ -104,7 +105,7 @@ def with_adapter(model: Any, config: AdapterConfig, *, gradient_checkpointing: b
         )
     elif gradient_checkpointing:
         model.enable_input_require_grads()
-    parts = {Part.LLM, Part.VISION} if config.vision else {Part.LLM}
+    parts = {ModelPart.LLM, ModelPart.VISION} if config.vision else {ModelPart.LLM}
     targets = [
         name
         for name, module in model.named_modules()
@@ -121,13 +122,13 @@ def with_adapter(model: Any, config: AdapterConfig, *, gradient_checkpointing: b
 
 
 def parameter_groups(
-    model: torch.nn.Module, learning_rates: Mapping[Part, float], weight_decay: float
+    model: torch.nn.Module, learning_rates: Mapping[ModelPart, float], weight_decay: float
 ) -> list[dict[str, Any]]:
     """What an optimiser takes: each parameter that learns in one group, by part, and by whether it decays.
 
     Vectors (biases and the weights of norms) don't decay.
     """
-    groups: dict[tuple[Part, bool], list[torch.nn.Parameter]] = {}
+    groups: dict[tuple[ModelPart, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             groups.setdefault((part_of(name), len(_shape(parameter)) > 1), []).append(parameter)
@@ -143,15 +144,15 @@ def parameter_groups(
 
 
 @torch.no_grad()
-def isolates(model: Any, *, varlen: bool) -> bool:
+def isolates_samples(model: Any, *, varlen: bool) -> bool:
     """Whether samples that share a row see nothing of each other: tried out, with a few tokens.
 
     Two samples are run with two different texts of the first; what the model says of the second must stay the same.
     """
     length, was_training = 8, model.training
     model.eval()
-    second, said = _text(torch.arange(1, length + 1)), []
-    for first in (_text(torch.full((length,), 3)), _text(torch.arange(length) + 9)):
+    second, said = _example_of_text(torch.arange(1, length + 1)), []
+    for first in (_example_of_text(torch.full((length,), 3)), _example_of_text(torch.arange(length) + 9)):
         batch = collate([[first, second]], pad_token_id=0, varlen=varlen, all_logits=True)
         inputs = {name: each.to(model.device) if torch.is_tensor(each) else each for name, each in batch.items()}
         said.append(model(**inputs).logits[0, length:])
@@ -159,21 +160,21 @@ def isolates(model: Any, *, varlen: bool) -> bool:
     return bool(torch.equal(*said))
 
 
-def _text(input_ids: torch.Tensor) -> Example:
+def _example_of_text(input_ids: torch.Tensor) -> Example:
     positions = torch.arange(len(input_ids)).expand(4, -1)
     return Example(id="", input_ids=input_ids, labels=input_ids, positions=positions)
 
 
 def check_isolation(model: Any, config: Any) -> None:
     """Raise OptionError where packing would let samples see each other. `config` is that of the model in `model`."""
-    if not isolates(model, varlen=takes_lengths(config)):
+    if not isolates_samples(model, varlen=takes_lengths(config)):
         problem = f"lets samples see each other with the attention {config._attn_implementation}"
         raise OptionError("packing.enabled", True, problem, hint="Set model.attn to sdpa, or packing.enabled to false.")
 
 
-def trained_parameters(model: torch.nn.Module) -> Iterator[tuple[Part, int, int]]:
+def trained_parameters(model: torch.nn.Module) -> Iterator[tuple[ModelPart, int, int]]:
     """For each part: how many parameters it has, and how many of them learn."""
-    counts = {part: [0, 0] for part in Part}
+    counts = {part: [0, 0] for part in ModelPart}
     for name, parameter in model.named_parameters():
         number = math.prod(_shape(parameter))
         counts[part_of(name)][0] += number
@@ -223,12 +224,11 @@ def _without_weights(files: ModelFiles, placement: Placement) -> Any:
         return AutoModelForImageTextToText.from_config(loaded, dtype=dtype, attn_implementation=placement.attn)
 
 
-def _loaded(files: ModelFiles, placement: Placement) -> Any:
+def _load_with_weights(files: ModelFiles, placement: Placement) -> Any:
     device = f"cuda:{torch.cuda.current_device()}" if placement.quantize else "cpu"
     try:
         model, info = load_model(files.folder, placement, [device])
     except Exception as error:  # of any kind, since transformers checks little by itself
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise EngineError(f"{files.name} can't be loaded: {reason}", hint="--debug shows where.") from error
+        raise EngineError(f"{files.name} can't be loaded: {first_line(error)}", hint="--debug shows where.") from error
     check_weights(files, info)
     return model

@@ -23,9 +23,9 @@ from omnicap_cli.core.tokens.training_input import TrainingFormat, TrainingInput
 from omnicap_cli.errors import OptionError, UsageError
 from omnicap_cli.training import trainer_arguments
 from omnicap_cli.training.attention import takes_lengths
-from omnicap_cli.training.callbacks import Metrics, StepWatcher, Steward
-from omnicap_cli.training.checkpoints import CheckpointError, Checkpoints, make_note, newest, read_note
-from omnicap_cli.training.collective import failing_together, gathered
+from omnicap_cli.training.callbacks import MetricsLog, StepCallback, StepWatcher
+from omnicap_cli.training.checkpoints import CheckpointError, Checkpoints, make_note, newest_checkpoint, read_note
+from omnicap_cli.training.collective import failing_in_all_processes, gather_from_all
 from omnicap_cli.training.config.changes import FIXED, differences
 from omnicap_cli.training.config.mixture import DataSet
 from omnicap_cli.training.config.sections import TrainConfig
@@ -34,7 +34,7 @@ from omnicap_cli.training.data.corpus import Corpus, SetCounts
 from omnicap_cli.training.data.data_loader import BatchMaker, RankBatches, ending_workers
 from omnicap_cli.training.data.examples import ExampleReader, VisionLayout
 from omnicap_cli.training.eval_captions import EvalCaptions
-from omnicap_cli.training.model import find, load, state_bytes, trained_parameters
+from omnicap_cli.training.model import find_model_files, load_for_training, state_bytes, trained_parameters
 from omnicap_cli.training.trainer import CaptionTrainer
 
 METRICS: Final = "metrics.jsonl"
@@ -93,7 +93,7 @@ class TrainReport:
     num_uncuttable: int
 
 
-class Run:
+class TrainingRun:
     """Everything that a configuration comes to, ready to be trained."""
 
     def __init__(self, config: TrainConfig, *, force: bool = False) -> None:
@@ -103,9 +103,9 @@ class Run:
         self._arguments = trainer_arguments.arguments(config)
         self._is_sharded = trainer_arguments.shares_weights(config)
         self.is_main = self._arguments.process_index == 0
-        with failing_together():
+        with failing_in_all_processes():
             self._open(force=force)
-        if len(set(gathered((self._resumed_from and self._resumed_from.name, self._digest)))) > 1:
+        if len(set(gather_from_all((self._resumed_from and self._resumed_from.name, self._digest)))) > 1:
             problem = "processes see other checkpoints, or other data, than each other"
             raise UsageError(problem, hint="checkpoint.output and all data have to be on a disk that they share.")
 
@@ -114,11 +114,11 @@ class Run:
         config = self.config
         self._resumed_from = _checkpoint_to_resume(config, is_sharded=self._is_sharded, force=force)
         # sharded weights are put together again by the Trainer
-        self._files = find(config.model, config.adapter, None if self._is_sharded else self._resumed_from)
+        self._files = find_model_files(config.model, config.adapter, None if self._is_sharded else self._resumed_from)
         with libraries_quiet():
             self.processor = load_processor(self._files.folder)
             model_config = AutoConfig.from_pretrained(self._files.folder, local_files_only=True)
-        input = TrainingInput(_format(config, self._files.folder), fast=False)
+        input = TrainingInput(_format_of(config, self._files.folder), fast=False)
         layout = VisionLayout.of_config(model_config)
         self.reader = ExampleReader(input, self.processor, layout, image_root=config.data.image_root)
         self.corpus = self._corpus(config.data.train)
@@ -164,12 +164,12 @@ class Run:
 
     def describe(self) -> TrainPlan:
         """What is going to happen; no weights are loaded for it."""
-        return self._described(self._model(sizes_only=True))
+        return self._plan_with(self._model(sizes_only=True))
 
     def _model(self, *, sizes_only: bool = False) -> Any:
         precision = "bfloat16" if self._arguments.bf16 else "float32"
         set_seed(self.config.optimisation.seed)  # for what an adapter begins with
-        return load(
+        return load_for_training(
             self._files,
             self.config.model,
             self.config.adapter,
@@ -178,7 +178,7 @@ class Run:
             sizes_only=sizes_only,
         )
 
-    def _described(self, model: Any) -> TrainPlan:
+    def _plan_with(self, model: Any) -> TrainPlan:
         plan, lengths = self.plan, self.corpus.lengths
         num_rows = int(plan.batch_starts[-1])
         num_tokens = int(lengths[plan.samples[: plan.row_starts[num_rows]]].sum())
@@ -215,18 +215,18 @@ class Run:
         """
         output = self.config.checkpoint.output
         with contextlib.ExitStack() as alone:
-            with failing_together():
+            with failing_in_all_processes():
                 if self.is_main:
                     alone.enter_context(locked(output / _LOCK, what=output))
                 model, captions = self._model(), self._captions()
             if self.is_main:
-                watcher.begin(self._described(model))
+                watcher.begin(self._plan_with(model))
             alone.enter_context(libraries_quiet())
             alone.enter_context(ending_workers())
             trainer = self._trainer(model)
-            metrics = Metrics(output / METRICS)
+            metrics = MetricsLog(output / METRICS)
             trainer.remove_callback(PrinterCallback)
-            trainer.add_callback(Steward(self.config, trainer, watcher, captions, metrics, self._epoch))
+            trainer.add_callback(StepCallback(self.config, trainer, watcher, captions, metrics, self._epoch))
             trainer.train(resume_from_checkpoint=str(self._resumed_from) if self._resumed_from else None)
         return self._report(trainer, metrics)
 
@@ -261,8 +261,8 @@ class Run:
         batch = min(step * self._per_step, self.plan.num_batches)
         return self.plan.epoch_of(batch)
 
-    def _report(self, trainer: CaptionTrainer, metrics: Metrics) -> TrainReport:
-        step, checkpoint = trainer.state.global_step, newest(self.config.checkpoint.output)
+    def _report(self, trainer: CaptionTrainer, metrics: MetricsLog) -> TrainReport:
+        step, checkpoint = trainer.state.global_step, newest_checkpoint(self.config.checkpoint.output)
         return TrainReport(
             num_steps=step,
             checkpoint=str(checkpoint),
@@ -319,7 +319,7 @@ def _checkpoint_to_resume(config: TrainConfig, *, is_sharded: bool, force: bool)
 
     Raises CheckpointError where it lacks what the Trainer would go on without, and say nothing.
     """
-    checkpoint = newest(config.checkpoint.output)
+    checkpoint = newest_checkpoint(config.checkpoint.output)
     if checkpoint is None:
         return None
     changes = differences(read_note(checkpoint)["config"], config.as_dict())
@@ -350,7 +350,7 @@ def _check_same(checkpoint: str, before: Mapping[str, Any], note: Mapping[str, A
     )
 
 
-def _format(config: TrainConfig, folder: Path) -> TrainingFormat:
+def _format_of(config: TrainConfig, folder: Path) -> TrainingFormat:
     return TrainingFormat(
         folder=folder,
         min_pixels=config.data.min_pixels,

@@ -19,11 +19,12 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from omnicap_cli.core.files.words import first_line, listed
 from omnicap_cli.errors import OmnicapError
 from omnicap_cli.training.checkpoints import CheckpointError, Checkpoints
-from omnicap_cli.training.collective import fail_together, gathered
-from omnicap_cli.training.data.data_loader import FAILURE, STATS, RankBatches, received
-from omnicap_cli.training.model import Part, parameter_groups
+from omnicap_cli.training.collective import fail_in_all_processes, gather_from_all
+from omnicap_cli.training.data.data_loader import FAILURE, STATS, RankBatches, as_tensors
+from omnicap_cli.training.model import ModelPart, parameter_groups
 from omnicap_cli.training.throughput import Meter
 
 
@@ -41,7 +42,7 @@ class CaptionTrainer(Trainer):
         *,
         batches: Callable[[int, int], RankBatches],
         eval_batches: Callable[[int, int], RankBatches] | None,
-        learning_rates: Mapping[Part, float],
+        learning_rates: Mapping[ModelPart, float],
         rate_at: Callable[[int, int], float],
         checkpoints: Checkpoints,
         **kwargs: Any,
@@ -85,14 +86,14 @@ class CaptionTrainer(Trainer):
         Where one process has no batch to go on with, all fail.
         """
         started = time.perf_counter()
-        batches = [received(batch) for batch in itertools.islice(epoch_iterator, num_batches)]
+        batches = [as_tensors(batch) for batch in itertools.islice(epoch_iterator, num_batches)]
         self.meter.wait_seconds += time.perf_counter() - started
         failure = next((batch[FAILURE] for batch in batches if FAILURE in batch), None)
         num_items = 0 if failure else sum(batch[STATS].num_supervised_tokens for batch in batches)
         counts = torch.tensor([[num_items, failure is not None]], device=device)
         num_items_in_batch, num_failures = self.accelerator.gather(counts).sum(0)
         if num_failures:
-            fail_together(failure)
+            fail_in_all_processes(failure)
         self._latest_ids = tuple(name for batch in batches for name in batch[STATS].sample_ids)
         return batches, num_items_in_batch.clamp(min=1)
 
@@ -119,7 +120,7 @@ class CaptionTrainer(Trainer):
         """For the log: the language model's, where it learns."""
         groups = self.optimizer.param_groups if self.optimizer else []
         rates = {group["name"].partition(",")[0]: group["lr"] for group in groups}
-        return float(rates.get(Part.LLM.value, next(iter(rates.values()), 0.0)))
+        return float(rates.get(ModelPart.LLM.value, next(iter(rates.values()), 0.0)))
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -142,7 +143,7 @@ class CaptionTrainer(Trainer):
     def _not_finite(self) -> NotFiniteError:
         what = "the loss" if self._without_loss else "the gradient"
         sample_ids = self._without_loss or self._latest_ids
-        names = ", ".join(sample_ids[:20]) + (f" and {len(sample_ids) - 20:,} more" if len(sample_ids) > 20 else "")
+        names = listed(sample_ids, max_shown=20)
         message = f"{what} is not a number in step {self.state.global_step + 1:,}, with the samples {names}"
         hint = "Look at these samples; else lower the learning rate, or clip gradients with optimisation.max_grad_norm."
         return NotFiniteError(message, hint=hint)
@@ -180,7 +181,7 @@ class CaptionTrainer(Trainer):
         )
         model, failure, totals = self.evaluated, None, [0.0, 0.0, 0.0]
         model.eval()
-        for batch in map(received, loader):
+        for batch in map(as_tensors, loader):
             if failure := batch.get(FAILURE):
                 break
             stats = batch.pop(STATS)
@@ -191,8 +192,8 @@ class CaptionTrainer(Trainer):
             totals[1] += stats.num_supervised_tokens
             totals[2] += stats.num_skipped + stats.num_uncuttable
         model.train()
-        fail_together(failure)
-        loss_sum, num_tokens, num_left_out = map(sum, zip(*gathered(totals), strict=True))
+        fail_in_all_processes(failure)
+        loss_sum, num_tokens, num_left_out = map(sum, zip(*gather_from_all(totals), strict=True))
         return loss_sum / num_tokens if num_tokens else math.nan, int(num_left_out)
 
     # ------------------------------------------------------------------------------------------ checkpoints
@@ -214,7 +215,7 @@ class CaptionTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Whole weights were loaded from there already: the Trainer looks for them by names that aren't in the file."""
         if isinstance(self.model, PeftModel) or self.is_fsdp_enabled:
-            with _reading(resume_from_checkpoint):
+            with _read_errors(resume_from_checkpoint):
                 super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -222,7 +223,7 @@ class CaptionTrainer(Trainer):
         optimizer: Any = self.optimizer
         groups = [] if checkpoint is None or self.is_deepspeed_enabled else optimizer.param_groups
         asked = [{name: value for name, value in group.items() if name != "params"} for group in groups]
-        with _reading(checkpoint):
+        with _read_errors(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
         if asked:
             scheduler: Any = self.lr_scheduler
@@ -232,10 +233,9 @@ class CaptionTrainer(Trainer):
 
 
 @contextlib.contextmanager
-def _reading(checkpoint: str | None) -> Iterator[None]:
+def _read_errors(checkpoint: str | None) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of many kinds: each format has its own for a broken file
-        reason = str(error).strip().split("\n")[0]
         hint = "Delete that checkpoint, to go on from the one before, or set another checkpoint.output."
-        raise CheckpointError(f"{checkpoint} can't be gone on from: {reason}", hint=hint) from error
+        raise CheckpointError(f"{checkpoint} can't be gone on from: {first_line(error)}", hint=hint) from error

@@ -12,9 +12,10 @@ import torch
 from transformers import TrainingArguments
 from transformers.utils.import_utils import is_torch_tf32_available
 
+from omnicap_cli.core.files.words import first_line
 from omnicap_cli.errors import OptionError
 from omnicap_cli.training.config.sections import DistributedConfig, OptimisationConfig, TrainConfig
-from omnicap_cli.training.model import Part
+from omnicap_cli.training.model import ModelPart
 
 _BOTH: Final = "cuda:nccl,cpu:gloo"
 
@@ -70,8 +71,8 @@ def arguments(config: TrainConfig) -> TrainingArguments:
         )
         made._n_gpu = min(made.n_gpu, 1)  # a process has one; DataParallel can't cut these batches
     except (ValueError, ImportError) as error:  # of whatever the machine or its packages can't do
-        reason = str(error).strip().split("\n")[0]
-        raise OptionError("--config", "the configuration", f"can't be used on this machine: {reason}") from error
+        problem = f"can't be used on this machine: {first_line(error)}"
+        raise OptionError("--config", "the configuration", problem) from error
     if config.distributed.strategy == "fsdp" and made.world_size == 1:
         raise OptionError("distributed.strategy", "fsdp", "needs several processes", hint="Start them with --nproc.")
     return made
@@ -91,13 +92,13 @@ def uses_liger(config: TrainConfig) -> bool:
     return usable and config.model.liger != "off"
 
 
-def learning_rates(config: OptimisationConfig) -> dict[Part, float]:
+def learning_rates(config: OptimisationConfig) -> dict[ModelPart, float]:
     """The highest learning rate of each part."""
     merger = config.merger_learning_rate
     return {
-        Part.LLM: config.learning_rate,
-        Part.MERGER: config.learning_rate if merger is None else merger,
-        Part.VISION: config.vision_learning_rate,
+        ModelPart.LLM: config.learning_rate,
+        ModelPart.MERGER: config.learning_rate if merger is None else merger,
+        ModelPart.VISION: config.vision_learning_rate,
     }
 
 

@@ -249,8 +249,8 @@ def test_a_name_that_is_not_utf_8(tokenizing) -> None:
 
 def test_a_file_is_unpacked_once(tokenizing, monkeypatch) -> None:
     unpacked = []
-    lines = unpacking._lines
-    monkeypatch.setattr(unpacking, "_lines", lambda file: unpacked.append(1) or lines(file))
+    lines = unpacking._blocks_of_lines
+    monkeypatch.setattr(unpacking, "_blocks_of_lines", lambda file: unpacked.append(1) or lines(file))
     tokenizing.data(gzip.compress(CONTENT), "a.jsonl.gz")
     for index in range(3):
         tokenizing.here("a.jsonl.gz", num_splits=3, split_index=index)
@@ -266,7 +266,7 @@ def test_a_file_is_unpacked_once(tokenizing, monkeypatch) -> None:
 
 
 def test_a_packed_file_that_changes_meanwhile(tokenizing, monkeypatch) -> None:
-    lines = unpacking._lines
+    lines = unpacking._blocks_of_lines
 
     def while_it_is_written(file: Any) -> Any:
         yield from lines(file)
@@ -274,7 +274,7 @@ def test_a_packed_file_that_changes_meanwhile(tokenizing, monkeypatch) -> None:
 
     tokenizing.data(gzip.compress(CONTENT), "a.jsonl.gz")
     with monkeypatch.context() as patched:
-        patched.setattr(unpacking, "_lines", while_it_is_written)
+        patched.setattr(unpacking, "_blocks_of_lines", while_it_is_written)
         with pytest.raises(OmnicapError, match=r"a\.jsonl\.gz changed while it was read"):
             tokenizing.here("a.jsonl.gz")
     assert tokenizing.here("a.jsonl.gz").num_in == 10

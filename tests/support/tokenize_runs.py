@@ -17,7 +17,7 @@ from PIL import Image
 from support.tiny_models import TinyModel
 
 from omnicap_cli.datasets.tokenizing import split_writer
-from omnicap_cli.datasets.tokenizing.all_splits import TokenizeConfig, TokenizeReport, tokenize
+from omnicap_cli.datasets.tokenizing.all_splits import TokenizeConfig, TokenizeReport, tokenize_splits
 from omnicap_cli.datasets.tokenizing.split_run import Step
 
 IMPATIENT = Path(__file__).parent / "impatient"
@@ -67,7 +67,7 @@ class Tokenize:
         config = {"data": data, "output": Path("out"), "name": "data", "model": str(self.model)} | options
         self.warned: list[str] = []
         with open(os.devnull, "rb") as nothing:
-            return tokenize(
+            return tokenize_splits(
                 TokenizeConfig(**config),
                 nothing,
                 begin=lambda _: None,

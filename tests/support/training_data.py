@@ -16,7 +16,7 @@ from support.tiny_models import SENTENCES, files  # noqa: F401  and with it the 
 from omnicap_cli.core.models.loading import load_processor
 from omnicap_cli.core.tokens.training_input import TrainingFormat, TrainingInput
 from omnicap_cli.datasets.merging.merge_splits import DataMergeConfig, merge_data
-from omnicap_cli.datasets.tokenizing.all_splits import TokenizeConfig, tokenize
+from omnicap_cli.datasets.tokenizing.all_splits import TokenizeConfig, tokenize_splits
 from omnicap_cli.training.config.mixture import DataSet
 from omnicap_cli.training.data.corpus import Corpus
 from omnicap_cli.training.data.examples import ExampleReader, VisionLayout
@@ -80,7 +80,7 @@ def count(folder: Path, model: Path, records: Iterable[dict[str, Any]], name: st
     config = TokenizeConfig(
         data=str(raw), output=folder / f"{name}.counted", name=name, model=str(model), image_root=str(folder)
     )
-    report = tokenize(config, io.BytesIO(), begin=lambda _: None, tell=lambda _: None, warn=lambda _: None)
+    report = tokenize_splits(config, io.BytesIO(), begin=lambda _: None, tell=lambda _: None, warn=lambda _: None)
     assert not report.num_rejected, report.rejected
     merge_data(DataMergeConfig(inputs=(config.output,), output=target, keep_duplicates=True))
     return target

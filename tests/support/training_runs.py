@@ -11,7 +11,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from omnicap_cli.training.checkpoints import found
+from omnicap_cli.training.checkpoints import list_checkpoints
 from omnicap_cli.training.config.sections import TrainConfig
 
 
@@ -76,7 +76,7 @@ def evaluations(log):
 
 
 def weights(folder: Path):
-    return load_file(found(folder)[-1] / "model.safetensors")
+    return load_file(list_checkpoints(folder)[-1] / "model.safetensors")
 
 
 def near(values, tolerance: float = 1e-5):

@@ -17,7 +17,7 @@ from support.training_data import count, draw_media, many
 from support.training_runs import log_of, make_config
 
 from omnicap_cli.errors import OptionError
-from omnicap_cli.training.checkpoints import found, read_note
+from omnicap_cli.training.checkpoints import list_checkpoints, read_note
 from omnicap_cli.training.slurm import batch_file
 
 PATIENCE_SECONDS = 120.0  # only ever reached by a test that fails
@@ -185,4 +185,4 @@ def test_two_nodes_train_one_model(tiny_model, tmp_path, job) -> None:
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["num_steps"] == 2  # once: by the first process
     assert [each["step"] for each in log_of(config) if "loss" in each] == [1, 2]
-    assert read_note(found(config.checkpoint.output)[-1])["num_processes"] == 2
+    assert read_note(list_checkpoints(config.checkpoint.output)[-1])["num_processes"] == 2

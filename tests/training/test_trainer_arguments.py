@@ -20,11 +20,11 @@ from omnicap_cli.training.config.sections import (
     OptimisationConfig,
     TrainConfig,
 )
-from omnicap_cli.training.model import Part, freeze, parameter_groups, part_of, with_adapter
+from omnicap_cli.training.model import ModelPart, freeze, parameter_groups, part_of, with_adapter
 from omnicap_cli.training.trainer_arguments import arguments, learning_rates, schedule
 
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-RATES = {Part.LLM: 1.0, Part.MERGER: 2.0, Part.VISION: 3.0}
+RATES = {ModelPart.LLM: 1.0, ModelPart.MERGER: 2.0, ModelPart.VISION: 3.0}
 
 
 @pytest.mark.parametrize(
@@ -45,9 +45,9 @@ def test_rates_rise_and_fall(kind, expected) -> None:
 
 def test_the_merger_learns_as_the_language_model_unless_it_is_said() -> None:
     config = OptimisationConfig(learning_rate=1e-4, vision_learning_rate=1e-6)
-    assert learning_rates(config) == {Part.LLM: 1e-4, Part.MERGER: 1e-4, Part.VISION: 1e-6}
+    assert learning_rates(config) == {ModelPart.LLM: 1e-4, ModelPart.MERGER: 1e-4, ModelPart.VISION: 1e-6}
     config = OptimisationConfig(learning_rate=1e-4, merger_learning_rate=3e-5)
-    assert learning_rates(config)[Part.MERGER] == 3e-5
+    assert learning_rates(config)[ModelPart.MERGER] == 3e-5
 
 
 def test_sharing_weights_needs_gpus(tmp_path, monkeypatch) -> None:
@@ -80,7 +80,7 @@ def test_a_tracker_that_is_not_installed_is_named(tmp_path, monkeypatch) -> None
 def test_each_parameter_that_learns_is_in_one_group(tiny_model, family, how) -> None:
     model = AutoModelForImageTextToText.from_pretrained(tiny_model(family))
     if how == "frozen":
-        freeze(model, {Part.VISION})
+        freeze(model, {ModelPart.VISION})
     elif "lora" in how:
         model = with_adapter(model, AdapterConfig(kind="lora", rank=2, vision=how == "vision lora"))
     groups = parameter_groups(model, RATES, 0.1)
@@ -95,10 +95,10 @@ def test_each_parameter_that_learns_is_in_one_group(tiny_model, family, how) -> 
     assert (
         parts
         == {
-            "all": {Part.LLM, Part.MERGER, Part.VISION},
-            "frozen": {Part.LLM, Part.MERGER},
-            "lora": {Part.LLM},
-            "vision lora": {Part.LLM, Part.VISION},
+            "all": {ModelPart.LLM, ModelPart.MERGER, ModelPart.VISION},
+            "frozen": {ModelPart.LLM, ModelPart.MERGER},
+            "lora": {ModelPart.LLM},
+            "vision lora": {ModelPart.LLM, ModelPart.VISION},
         }[how]
     )
 
@@ -108,10 +108,10 @@ def test_parts_by_their_modules(tiny_model, family) -> None:
     """The merger is what ends in the language model's width; the rest of the vision tower is vision."""
     model = AutoModelForImageTextToText.from_pretrained(tiny_model(family))
     mergers = [model.model.visual.merger, *getattr(model.model.visual, "deepstack_merger_list", [])]
-    expected = {id(each): Part.MERGER for merger in mergers for each in merger.parameters()}
-    expected |= {id(each): Part.VISION for each in model.model.visual.parameters() if id(each) not in expected}
+    expected = {id(each): ModelPart.MERGER for merger in mergers for each in merger.parameters()}
+    expected |= {id(each): ModelPart.VISION for each in model.model.visual.parameters() if id(each) not in expected}
     for name, parameter in model.named_parameters():
-        assert part_of(name) is expected.get(id(parameter), Part.LLM)
+        assert part_of(name) is expected.get(id(parameter), ModelPart.LLM)
 
 
 def test_adapters_leave_the_output_layer_alone(tiny_model) -> None:

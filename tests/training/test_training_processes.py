@@ -16,8 +16,8 @@ import torch
 from support.training_data import corpus_of, count, draw_media, make_data, record
 from support.training_runs import Watch, curve, log_of, make_config, near, weights
 
-from omnicap_cli.training.checkpoints import found
-from omnicap_cli.training.run import Run
+from omnicap_cli.training.checkpoints import list_checkpoints
+from omnicap_cli.training.run import TrainingRun
 
 PATIENCE_SECONDS = 120.0  # only ever reached by a test that fails
 
@@ -71,7 +71,7 @@ def test_two_processes_equal_one(tiny_model, data, tmp_path_factory, family) -> 
     values = {"packing__max_tokens": longest, "data__max_length": longest}
     values |= {"optimisation__num_epochs": 1, "data__eval": str(data / "held-out.jsonl"), "logging__eval_captions": 0}
     one = make_config(tmp_path_factory.mktemp("one"), model, data, optimisation__gradient_accumulation=2, **values)
-    run = Run(one)
+    run = TrainingRun(one)
     assert run.plan.num_batches % 2 == 1
     has_pictures = [run.corpus.num_visual_tokens[run.plan.rows(each)[0]].any() for each in range(run.plan.num_batches)]
     assert any(left != right for left, right in zip(has_pictures[::2], has_pictures[1::2], strict=False))
@@ -96,7 +96,7 @@ def test_a_model_in_parts_equals_a_whole_one(model, data, tmp_path_factory) -> N
     """FSDP2 over two processes."""
     values = {"optimisation__max_steps": 4, "packing__max_tokens": 1000}
     one = make_config(tmp_path_factory.mktemp("one"), model, data, optimisation__gradient_accumulation=2, **values)
-    Run(one).train(Watch())
+    TrainingRun(one).train(Watch())
     folder = tmp_path_factory.mktemp("parts")
     parts = make_config(folder, model, data, distributed__strategy="fsdp", **values)
     ended(start(folder, "--nproc", "2", devices="0,1"), folder)
@@ -127,7 +127,7 @@ def test_signals_end_a_run_that_goes_on_later(model, data, tmp_path, uninterrupt
     wait_for_steps(config, 7, process)
     process.send_signal(number)
     messages = ended(process, folder, exit_code=exit_code)
-    (checkpoint,) = found(config.checkpoint.output)
+    (checkpoint,) = list_checkpoints(config.checkpoint.output)
     step = int(checkpoint.name.removeprefix("checkpoint-"))
     assert 6 <= step < 40
     if number != signal.SIGKILL:  # the checkpoint is of the very step
@@ -203,14 +203,14 @@ def test_what_fails_in_one_process_ends_all(model, tmp_path) -> None:
     count(tmp_path, model, records, "train")
     values = {"packing__enabled": False, "checkpoint__every_steps": None, "data__num_workers": 0}
     config = make_config(tmp_path, model, tmp_path, **values)
-    (second,) = Run(config).plan.rows(1)
+    (second,) = TrainingRun(config).plan.rows(1)
     (tmp_path / f"{second[0]}.png").unlink()
     messages = ended(start(tmp_path, "--nproc", "2"), tmp_path, exit_code=1)
     assert "Traceback" not in messages
     gone = f"r{second[0]}: the picture {second[0]}.png isn't there any more"
     assert f"error: {gone}" in messages
     assert f"error: process 1 of the run failed: {gone}" in messages
-    assert not found(config.checkpoint.output)
+    assert not list_checkpoints(config.checkpoint.output)
 
 
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -225,5 +225,5 @@ def test_a_signal_to_the_launcher_ends_all_processes_with_a_checkpoint(
     messages = ended(process, tmp_path, exit_code=exit_code)
     assert "run the same command again to go on" in messages
     assert "Traceback" not in messages
-    (checkpoint,) = found(config.checkpoint.output)
+    (checkpoint,) = list_checkpoints(config.checkpoint.output)
     assert int(checkpoint.name.removeprefix("checkpoint-")) == curve(log_of(config))[-1][0]

@@ -19,12 +19,12 @@ from transformers import AutoModelForImageTextToText
 
 from omnicap_cli.core.files.locks import locked
 from omnicap_cli.errors import JournalLockedError, OptionError, UsageError
-from omnicap_cli.training.checkpoints import CheckpointError, found
+from omnicap_cli.training.checkpoints import CheckpointError, list_checkpoints
 from omnicap_cli.training.data.collating import collate
 from omnicap_cli.training.data.corpus import Corpus
 from omnicap_cli.training.data.record_index import DataError
-from omnicap_cli.training.model import Part, part_of
-from omnicap_cli.training.run import Run
+from omnicap_cli.training.model import ModelPart, part_of
+from omnicap_cli.training.run import TrainingRun
 from omnicap_cli.training.trainer import CaptionTrainer, NotFiniteError
 
 
@@ -53,7 +53,7 @@ def train(model, data, tmp_path):
 
     def run(watch: Watch | None = None, *, force: bool = False, **values: Any) -> list[dict[str, Any]]:
         config = make_config(tmp_path, model, data, **values)
-        Run(config, force=force).train(watch or Watch())
+        TrainingRun(config, force=force).train(watch or Watch())
         return log_of(config)
 
     return run
@@ -107,7 +107,7 @@ def test_accumulated_steps_equal_large_ones(tiny_model, data, tmp_path_factory, 
             optimisation__gradient_accumulation=accumulation,
             optimisation__num_epochs=3,
         )
-        run = Run(config)
+        run = TrainingRun(config)
         if packing:  # as many packs as are accumulated, or the step would be another
             assert run.plan.num_batches == 3 * accumulation
         run.train(Watch())
@@ -128,7 +128,7 @@ def test_several_packs_at_a_time(train, model, data, tmp_path, attention, is_fil
         "logging__every_steps": 1,
     }
     (tmp_path / "planned").mkdir()
-    planned = Run(make_config(tmp_path / "planned", model, data, **values)).describe().fill
+    planned = TrainingRun(make_config(tmp_path / "planned", model, data, **values)).describe().fill
     (found,) = (each["fill"] for each in train(**values) if "fill" in each)
     assert (found < 1) == is_filled_up
     assert found == pytest.approx(planned)
@@ -140,7 +140,7 @@ def test_frozen_parts_keep_every_bit(train, model, tmp_path, frozen) -> None:
     before, after = load_file(model / "model.safetensors"), weights(tmp_path / "run")
     assert before.keys() == after.keys()
     changed = {part_of(name) for name, tensor in after.items() if not torch.equal(tensor, before[name])}
-    assert changed == set(Part) - {Part(frozen)}
+    assert changed == set(ModelPart) - {ModelPart(frozen)}
 
 
 def test_parts_learn_at_rates_of_their_own(train, model, tmp_path) -> None:
@@ -156,14 +156,14 @@ def test_parts_learn_at_rates_of_their_own(train, model, tmp_path) -> None:
         optimisation__max_grad_norm=0,
     )
     before, after = load_file(model / "model.safetensors"), weights(tmp_path / "run")
-    for part, rate in ((Part.LLM, 1e-3), (Part.MERGER, 1e-4), (Part.VISION, 1e-5)):
+    for part, rate in ((ModelPart.LLM, 1e-3), (ModelPart.MERGER, 1e-4), (ModelPart.VISION, 1e-5)):
         moved = max((after[name] - before[name]).abs().max().item() for name in after if part_of(name) is part)
         assert moved == pytest.approx(rate, rel=0.02)
 
 
 def test_every_epoch_has_every_sample_once(train, model, data, tmp_path) -> None:
     config = make_config(tmp_path, model, data, packing__max_tokens=1000, optimisation__num_epochs=3)
-    plan = Run(config).plan
+    plan = TrainingRun(config).plan
     for epoch in range(3):
         batches = range(plan.epoch_starts[epoch], plan.epoch_starts[epoch + 1])
         seen = [sample for batch in batches for row in plan.rows(batch) for sample in row]
@@ -179,7 +179,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(model, data, tmp_path_facto
     values = {"optimisation__max_steps": 6, "adapter__kind": adapter, "adapter__rank": 4, "adapter__dropout": 0.3}
     values |= {"data__eval": str(data / "held-out.jsonl"), "logging__eval_every_steps": 2, "data__num_workers": 1}
     whole = make_config(tmp_path_factory.mktemp("whole"), model, data, **values)
-    Run(whole).train(Watch())
+    TrainingRun(whole).train(Watch())
 
     def kill(step: int) -> bool:
         if step == killed_at + 1:
@@ -188,13 +188,13 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(model, data, tmp_path_facto
 
     config = make_config(tmp_path_factory.mktemp("killed"), model, data, **values)
     with pytest.raises(Killed):
-        Run(config).train(Watch(kill))
+        TrainingRun(config).train(Watch(kill))
     watch = Watch()
-    Run(config).train(watch)
+    TrainingRun(config).train(watch)
     assert watch.plan.resumed_from == f"checkpoint-{(killed_at - 1) // 2 * 2}"
     assert curve(log_of(config)) == curve(log_of(whole))
     name = "model.safetensors" if adapter == "none" else "adapter_model.safetensors"
-    states = [load_file(found(each.checkpoint.output)[-1] / name) for each in (config, whole)]
+    states = [load_file(list_checkpoints(each.checkpoint.output)[-1] / name) for each in (config, whole)]
     assert all(torch.equal(states[0][each], states[1][each]) for each in states[1])
 
 
@@ -209,7 +209,7 @@ def test_what_was_seen_is_not_read_again(train, model, data, tmp_path, monkeypat
 
     monkeypatch.setattr(Corpus, "record", counted)
     config = make_config(tmp_path, model, data, optimisation__max_steps=6, packing__enabled=False)
-    run = Run(config)
+    run = TrainingRun(config)
     run.train(Watch())
     assert read == [sample for batch in (4, 5) for row in run.plan.rows(batch) for sample in row]
 
@@ -221,7 +221,7 @@ def test_a_finished_run_has_nothing_left_to_do(train) -> None:
 
 def test_only_the_newest_checkpoints_stay(train, tmp_path) -> None:
     train(optimisation__max_steps=6, checkpoint__keep=2)
-    assert [path.name for path in found(tmp_path / "run")] == ["checkpoint-4", "checkpoint-6"]
+    assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["checkpoint-4", "checkpoint-6"]
     assert not list((tmp_path / "run").glob(".*"))
     assert not list((tmp_path / "run").rglob("training_args.bin"))
 
@@ -338,7 +338,7 @@ def test_an_evaluation_that_did_not_happen_is_made_up_for(train, data, tmp_path,
 
 def test_processes_that_see_other_things_are_refused(train, monkeypatch) -> None:
     """As where a folder isn't shared between machines."""
-    monkeypatch.setattr("omnicap_cli.training.run.gathered", lambda seen: [seen, ("checkpoint-7", seen[1])])
+    monkeypatch.setattr("omnicap_cli.training.run.gather_from_all", lambda seen: [seen, ("checkpoint-7", seen[1])])
     with pytest.raises(UsageError, match="processes see other checkpoints"):
         train()
 
@@ -349,16 +349,16 @@ def test_what_is_wrong_with_data_shows_before_weights_are_loaded(model, data, tm
 
     monkeypatch.setattr("omnicap_cli.training.model.load_model", load_model)
     config = make_config(tmp_path, model, data)
-    described = Run(config).describe()
-    numbers = {part.value: 0 for part in Part}
+    described = TrainingRun(config).describe()
+    numbers = {part.value: 0 for part in ModelPart}
     for name, tensor in load_file(model / "model.safetensors").items():
         numbers[part_of(name).value] += tensor.numel()
     assert described.parameters == {part: (number, number) for part, number in numbers.items()}
     assert described.state_bytes == 16 * sum(numbers.values())
     with pytest.raises(DataError, match=r"more patches than packing\.max_patches 8, as 'r\d+' with \d+"):
-        Run(make_config(tmp_path, model, data, packing__max_patches=8))
+        TrainingRun(make_config(tmp_path, model, data, packing__max_patches=8))
     with pytest.raises(DataError, match=r"longer than data\.max_length 60"):
-        Run(make_config(tmp_path, model, data, data__max_length=60))
+        TrainingRun(make_config(tmp_path, model, data, data__max_length=60))
 
 
 def test_other_data_under_the_same_name_is_refused(model, data, tmp_path) -> None:
@@ -366,14 +366,14 @@ def test_other_data_under_the_same_name_is_refused(model, data, tmp_path) -> Non
     lines = (data / "train.jsonl").read_bytes().splitlines(keepends=True)
     (tmp_path / "train.jsonl").write_bytes(b"".join(lines))
     values = {"optimisation__max_steps": 2, "data__train": str(tmp_path / "train.jsonl")}
-    Run(make_config(tmp_path, model, data, **values)).train(Watch())
+    TrainingRun(make_config(tmp_path, model, data, **values)).train(Watch())
     shorter, renamed = b"".join(lines[:-1]), b"".join(lines).replace(b'"r1"', b'"R1"')
     for content in (shorter, renamed):  # the second with the same lengths
         (tmp_path / "train.jsonl").write_bytes(content)
         with pytest.raises(UsageError, match="was made with other data"):
-            Run(make_config(tmp_path, model, data, **values))
+            TrainingRun(make_config(tmp_path, model, data, **values))
     (tmp_path / "train.jsonl").write_bytes(b"".join(lines))
-    assert Run(make_config(tmp_path, model, data, **values)).describe().resumed_from == "checkpoint-2"
+    assert TrainingRun(make_config(tmp_path, model, data, **values)).describe().resumed_from == "checkpoint-2"
 
 
 # ------------------------------------------------------------------------------------------ what goes wrong
@@ -394,7 +394,7 @@ def test_a_step_of_nothing_has_no_loss(tiny_model, tmp_path, family) -> None:
     count(tmp_path, model, records, "train")
     (tmp_path / "0.png").unlink()
     config = make_config(tmp_path, model, tmp_path, data__missing_media="skip", packing__enabled=False)
-    Run(config).train(Watch())
+    TrainingRun(config).train(Watch())
     losses = [(each.get("skipped_samples", 0), each["loss"]) for each in log_of(config) if "loss" in each]
     assert sorted((num_skipped, loss > 0) for num_skipped, loss in losses) == [(0, True), (0, True), (1, False)]
     assert all(math.isfinite(loss) for _, loss in losses)
@@ -412,7 +412,7 @@ def test_a_gradient_that_is_no_number_is_never_saved(train, tmp_path, monkeypatc
     monkeypatch.setattr(CaptionTrainer, "training_step", spoiled)
     with pytest.raises(NotFiniteError, match=r"the gradient is not a number in step 2, with the samples r\d+"):
         train(optimisation__max_grad_norm=0, checkpoint__every_steps=1, packing__enabled=False)
-    assert [path.name for path in found(tmp_path / "run")] == ["checkpoint-1"]
+    assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["checkpoint-1"]
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run").values())
 
 
@@ -445,7 +445,7 @@ def test_missing_pictures_stop_the_run_or_are_counted(train, model, tmp_path) ->
     with pytest.raises(DataError, match=r"r[135]: the picture 1\.png isn't there any more$"):
         train(**values)
     config = make_config(tmp_path, model, tmp_path, data__missing_media="skip", **values)
-    assert Run(config).train(Watch()).num_skipped == 3
+    assert TrainingRun(config).train(Watch()).num_skipped == 3
     log = log_of(config)
     assert sum(each.get("skipped_samples", 0) for each in log) == 3
     assert math.isfinite(log[-1]["loss"])
@@ -474,7 +474,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(train, tmp_path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-    assert [path.name for path in found(tmp_path / "run")] == ["checkpoint-2"]
+    assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["checkpoint-2"]
     assert not list((tmp_path / "run").glob(".*"))
     log = train(optimisation__max_steps=6)
     assert [step for step, *_ in curve(log)] == [1, 2, 3, 4, 5, 6]
@@ -494,7 +494,7 @@ def test_a_model_of_another_family_is_refused(train, tiny_model) -> None:
 def test_errors_name_keys_and_not_the_options_of_other_commands(model, data, tmp_path, monkeypatch) -> None:
     def message(**values: Any) -> str:
         with pytest.raises(OptionError) as raised:
-            Run(make_config(tmp_path, model, data, **values)).train(Watch())
+            TrainingRun(make_config(tmp_path, model, data, **values)).train(Watch())
         assert "--" not in f"{raised.value.message} {raised.value.hint}"
         return raised.value.message
 
@@ -529,5 +529,5 @@ def test_samples_that_can_not_be_cut_are_no_missing_media(train, model, tmp_path
     values = {"data__train": str(path), "data__image_root": str(tmp_path), "data__too_long": "truncate"}
     shortest = int(corpus_of([path], tmp_path / "cache").lengths.min())
     limits = {"data__max_length": shortest, "packing__max_tokens": shortest}
-    report = Run(make_config(tmp_path, model, tmp_path, **values, **limits)).train(Watch())
+    report = TrainingRun(make_config(tmp_path, model, tmp_path, **values, **limits)).train(Watch())
     assert (report.num_uncuttable, report.num_skipped) == (12, 0)

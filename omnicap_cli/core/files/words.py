@@ -31,7 +31,7 @@ def one_line(text: object, max_characters: int = _MAX_CHARACTERS) -> str:
 
 def first_line(error: BaseException) -> str:
     """The first line of what an error says; the name of its class where it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def with_class_name(error: BaseException) -> str:

@@ -13,21 +13,12 @@ from typing import Any, Final, Literal
 import orjson
 
 from omnicap_cli import __version__
-from omnicap_cli.core.files.atomic import is_running, replacing, write_error
+from omnicap_cli.core.files.atomic import is_running, replacing, write_errors
 from omnicap_cli.core.files.text import without_surrogates
 from omnicap_cli.errors import JournalWriteError
 
 State = Literal["running", "finished", "interrupted", "failed"]
 JOURNAL_SUFFIXES: Final = (".jsonl", ".ndjson")
-_TYPES: Final = {
-    **dict.fromkeys(("state", "omnicap", "host"), str),
-    **dict.fromkeys(("started", "updated"), int | float),
-    **dict.fromkeys(("pid", "num_handled", "num_finished", "num_failed"), int),
-    **dict.fromkeys(("shard", "folder"), str | None),
-    "num_requests": int | None,
-    "ended": int | float | None,
-    "settings": dict,
-}
 
 
 def journal_beside(output: Path) -> Path:
@@ -61,7 +52,7 @@ class RunMeta:
     relative paths of pictures count from `folder`.
     """
 
-    state: State = "running"
+    state: str = "running"
     command: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     omnicap: str = __version__
@@ -97,11 +88,8 @@ class RunMeta:
         """Put it beside the journal, replacing that of the run before. Raises JournalWriteError."""
         self.updated = time.time()
         text = orjson.dumps(without_surrogates(asdict(self)), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-        try:
-            with replacing(self.path_of(journal)) as file:
-                file.write(text)
-        except OSError as error:
-            raise write_error(self.path_of(journal), error) from error
+        with write_errors(self.path_of(journal)), replacing(self.path_of(journal)) as file:
+            file.write(text)
 
     def end(self, state: State, journal: Path) -> None:
         """Note how the run ended. A disk that doesn't take the note doesn't hide that."""
@@ -116,12 +104,13 @@ class RunMeta:
     @classmethod
     def read(cls, journal: Path) -> RunMeta | None:
         """The meta file of a journal, or None where there is none that can be read."""
+        import msgspec  # here, as most commands read no note
+
         try:
-            values = orjson.loads(cls.path_of(journal).read_bytes())
-            if any(not isinstance(values[name], kind) for name, kind in _TYPES.items() if name in values):
-                return None
-            return cls(**{"folder": None} | values)  # earlier versions noted no folder; it is not where we are now
-        except (OSError, ValueError, TypeError, AttributeError, RuntimeError):  # the last for links in a circle
+            values = msgspec.json.decode(cls.path_of(journal).read_bytes(), type=dict[str, Any])
+            # every note says a state; earlier versions noted no folder, and it is not where we are now
+            return msgspec.convert({"state": None, "folder": None} | values, cls)
+        except (OSError, ValueError, RuntimeError, msgspec.MsgspecError):  # a RuntimeError for links in a circle
             return None
 
     def _is_alive(self) -> bool:

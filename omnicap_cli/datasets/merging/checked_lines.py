@@ -55,6 +55,7 @@ def check_lines(lines: Iterable[bytes], on_broken: Callable[[int, str], None]) -
     """
     checked = CheckedLines([], [], [], [], [], [])
     keys, text_tokens, image_tokens, lengths, lacks, dropped = checked
+    # orjson at once, and not jsonlines, which would take longer than all the rest
     loads, fields, max_count = orjson.loads, _FIELDS, _MAX_COUNT
     for place, line in enumerate(lines):
         try:

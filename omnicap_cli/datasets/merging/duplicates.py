@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Final
 import numpy as np
 
 from omnicap_cli.datasets.merging.checked_lines import check_lines, digest_of
-from omnicap_cli.datasets.streams import unnamed, write_at
+from omnicap_cli.datasets.streams import open_unnamed, write_at
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -35,7 +35,7 @@ _DIGEST_COLUMNS: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dropped:
+class DroppedRecords:
     """Records that are there before them already: a mark for each of all records, and the counts of those marked."""
 
     marks: Marks
@@ -76,16 +76,16 @@ class Duplicates:
         if len(self._keys) >= _MAX_WAITING_ROWS:
             self._spill()
 
-    def find(self, batches: Iterable[list[bytes]]) -> Dropped | None:
+    def find(self, batches: Iterable[list[bytes]]) -> DroppedRecords | None:
         """What to drop, None if nothing. `batches` are the same records once more; not read unless it is needed."""
         self._spill()
         suspects = self._suspects()
         if suspects is None:
             return None
         with contextlib.closing(_Spill(_DIGEST_COLUMNS + 5, self._folder)) as rows:
-            for place, lines in _marked(batches, suspects):
-                rows.add(_detailed(place, lines))
-            return _dropped(rows, self._num_records)
+            for place, lines in _marked_lines(batches, suspects):
+                rows.add(_rows_of(place, lines))
+            return _repeated_among(rows, self._num_records)
 
     def _spill(self) -> None:
         keys = np.array(self._keys, dtype=np.int64)
@@ -106,7 +106,7 @@ class Duplicates:
         return marks
 
 
-def _marked(batches: Iterable[list[bytes]], marks: Marks) -> Iterator[tuple[Rows, list[bytes]]]:
+def _marked_lines(batches: Iterable[list[bytes]], marks: Marks) -> Iterator[tuple[Rows, list[bytes]]]:
     """The lines that have a mark, some at a time, and their places among all."""
     num_before = 0
     for lines in batches:
@@ -116,7 +116,7 @@ def _marked(batches: Iterable[list[bytes]], marks: Marks) -> Iterator[tuple[Rows
         num_before += len(lines)
 
 
-def _detailed(places: Rows, lines: list[bytes]) -> Rows:
+def _rows_of(places: Rows, lines: list[bytes]) -> Rows:
     """For each line its digest, its place, and its counts."""
     checked = check_lines(lines, _never_broken)
     digests = np.frombuffer(b"".join(map(digest_of, lines)), np.int64).reshape(-1, _DIGEST_COLUMNS)
@@ -128,7 +128,7 @@ def _never_broken(place: int, reason: str) -> None:
     raise AssertionError(f"a line that was a record before is none now: {place}, {reason}")
 
 
-def _dropped(spill: _Spill, num_records: int) -> Dropped | None:
+def _repeated_among(spill: _Spill, num_records: int) -> DroppedRecords | None:
     marks = np.zeros(num_records, np.bool_)
     num_text_tokens = num_image_tokens = num_lacking = 0
     lengths: Counter[int] = Counter()
@@ -143,7 +143,7 @@ def _dropped(spill: _Spill, num_records: int) -> Dropped | None:
         lengths.update(found.tolist())
     if not lengths:
         return None
-    return Dropped(
+    return DroppedRecords(
         marks=marks,
         num_text_tokens=num_text_tokens,
         num_image_tokens=num_image_tokens,
@@ -195,7 +195,7 @@ class _Spill:
     def _write(self) -> None:
         if not self._files:
             for _ in range(_NUM_PARTITIONS):
-                self._files.append(unnamed(self._folder))
+                self._files.append(open_unnamed(self._folder))
         rows = self._take_waiting()
         parts = (rows[:, 0] & (_NUM_PARTITIONS - 1)).astype(np.uint8)
         rows = rows[np.argsort(parts, kind="stable")]

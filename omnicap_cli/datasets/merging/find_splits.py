@@ -16,9 +16,10 @@ from typing import Any, Final
 
 import orjson
 
-from omnicap_cli.datasets.merging.parallel_checks import Identity, changed
+from omnicap_cli.core.files.file_state import FileState
+from omnicap_cli.datasets.merging.parallel_checks import changed_error
 from omnicap_cli.datasets.splits import MAX_SPLITS, Split, SplitNote
-from omnicap_cli.datasets.streams import compression_of, decompressed, line_batches
+from omnicap_cli.datasets.streams import compression_of, line_batches, open_decompressed
 from omnicap_cli.errors import JournalError, UsageError
 
 SPLIT_NAME: Final = re.compile(r"(.+)_split([1-9][0-9]{0,5})(\.jsonl(?:\.gz|\.zst)?)")
@@ -27,7 +28,7 @@ _HINT: Final = "Give the files that `omnicap tokenize` wrote, or their folder."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class SplitFile:
     """One file of a data set. `number` (from 1) is that of a split of `name`, None for a file that is called otherwise.
 
     `note` is what `omnicap tokenize` noted of it, and `note_error` why that can't be read.
@@ -47,9 +48,9 @@ class Part:
         return self.path.parent
 
     @property
-    def identity(self) -> Identity:
-        """What tells that it is still the same file."""
-        return Identity.of(self.file)
+    def state(self) -> FileState:
+        """What tells that it is still the same file, as it was."""
+        return FileState.of(self.file)
 
     @property
     def compression(self) -> str | None:
@@ -57,12 +58,12 @@ class Part:
         return compression_of(self.path)
 
     @contextlib.contextmanager
-    def opened(self) -> Iterator[Any]:
+    def open_content(self) -> Iterator[Any]:
         """Its content, unbuffered. Raises JournalError if it can't be read, or is another than it was."""
         try:
             with io.FileIO(self.path) as file:
                 self._check_unchanged(file)
-                with decompressed(file, self.compression) as content:
+                with open_decompressed(file, self.compression) as content:
                     yield content
                     self._check_unchanged(file)
         except OSError as error:
@@ -70,8 +71,8 @@ class Part:
             raise JournalError(f"can't read {self.path}: {problem}", hint=_HINT) from error
 
     def _check_unchanged(self, file: io.FileIO) -> None:
-        if Identity.of(os.fstat(file.fileno())) != self.identity:
-            raise changed(self.path)
+        if FileState.of(os.fstat(file.fileno())) != self.state:
+            raise changed_error(self.path)
 
 
 def holds_training_data(paths: Sequence[Path]) -> bool:
@@ -87,12 +88,12 @@ def holds_training_data(paths: Sequence[Path]) -> bool:
     return bool(data)
 
 
-def find_parts(paths: Iterable[Path]) -> list[Part]:
+def find_split_files(paths: Iterable[Path]) -> list[SplitFile]:
     """The files at `paths`, and all splits in the folders there: splits by their number, else as given.
 
     Raises JournalError for what can't be one.
     """
-    parts = [part for path in paths for part in (_splits_in(path) if path.is_dir() else [_part_at(path)])]
+    parts = [part for path in paths for part in (_split_files_in(path) if path.is_dir() else [_split_file_at(path)])]
     places: dict[object, int] = {}
     for place, part in enumerate(parts):
         places.setdefault(group_of(part), place)
@@ -104,7 +105,7 @@ def _is_data(path: Path) -> bool | None:
     if path.is_dir():
         return True
     try:
-        part = _part_at(path)
+        part = _split_file_at(path)
     except JournalError:
         return None
     if part.note or part.note_error:
@@ -115,9 +116,9 @@ def _is_data(path: Path) -> bool | None:
     return True if part.number is not None or part.compression else None
 
 
-def _first_record(part: Part) -> dict[str, Any] | None:
+def _first_record(part: SplitFile) -> dict[str, Any] | None:
     """The first that is a record of either kind, if it comes soon."""
-    with contextlib.suppress(JournalError), part.opened() as content:
+    with contextlib.suppress(JournalError), part.open_content() as content:
         for line in next(line_batches(content), (0, []))[1]:
             with contextlib.suppress(ValueError):
                 record = orjson.loads(line.removeprefix(b"\xef\xbb\xbf"))
@@ -126,14 +127,14 @@ def _first_record(part: Part) -> dict[str, Any] | None:
     return None
 
 
-def _splits_in(folder: Path) -> list[Part]:
-    names = sorted(name for name in entries(folder) if SPLIT_NAME.fullmatch(name))
+def _split_files_in(folder: Path) -> list[SplitFile]:
+    names = sorted(name for name in names_in(folder) if SPLIT_NAME.fullmatch(name))
     if not names:
         raise JournalError(f"{folder} holds no splits of a data set", hint=_HINT)
-    return [_part_at(folder / name) for name in names]
+    return [_split_file_at(folder / name) for name in names]
 
 
-def entries(folder: Path) -> list[str]:
+def names_in(folder: Path) -> list[str]:
     """The names in a folder. Raises JournalError."""
     try:
         return os.listdir(folder)
@@ -141,7 +142,7 @@ def entries(folder: Path) -> list[str]:
         raise JournalError(f"can't read {folder}: {error.strerror}") from error
 
 
-def _part_at(path: Path) -> Part:
+def _split_file_at(path: Path) -> SplitFile:
     try:
         file = path.stat()
     except OSError as error:
@@ -150,10 +151,10 @@ def _part_at(path: Path) -> Part:
         raise JournalError(f"can't read {path}: not a file", hint=_HINT)
     match = SPLIT_NAME.fullmatch(path.name)
     if not match:
-        return Part(path=path, file=file)
+        return SplitFile(path=path, file=file)
     name, number, suffix = match[1], int(match[2]), match[3]
     note, error_text = _note_of(split_of(path.parent, name, number)) if suffix == NOTED_SUFFIX else (None, None)
-    return Part(path=path, file=file, name=name, number=number, suffix=suffix, note=note, note_error=error_text)
+    return SplitFile(path=path, file=file, name=name, number=number, suffix=suffix, note=note, note_error=error_text)
 
 
 def _note_of(split: Split) -> tuple[SplitNote | None, str | None]:
@@ -175,6 +176,6 @@ def split_of(folder: Path, name: str, number: int) -> Split:
     return Split(folder=folder, name=name, index=number - 1, num_splits=number)
 
 
-def group_of(part: Part) -> object:
+def group_of(part: SplitFile) -> object:
     """What the splits of one data set share; a file that is called otherwise is alone."""
     return part.path if part.number is None else (part.folder.resolve(), part.name, part.suffix)

@@ -13,19 +13,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
 
-from omnicap_cli.core.files.atomic import remove_leftovers, replacing, write_error
+from omnicap_cli.core.files.atomic import remove_leftovers, replacing, write_errors
 from omnicap_cli.core.files.locks import locked
 from omnicap_cli.core.files.outputs import check_output, lock_of, not_whole
 from omnicap_cli.core.files.words import listed
 from omnicap_cli.core.runs.run_note import JOURNAL_SUFFIXES
 from omnicap_cli.datasets.lengths import LengthCounts
 from omnicap_cli.datasets.merging.checked_lines import check_lines
-from omnicap_cli.datasets.merging.duplicates import Dropped, Duplicates
-from omnicap_cli.datasets.merging.find_splits import Part, find_parts
+from omnicap_cli.datasets.merging.duplicates import DroppedRecords, Duplicates
+from omnicap_cli.datasets.merging.find_splits import SplitFile, find_split_files
 from omnicap_cli.datasets.merging.parallel_checks import PieceReport
-from omnicap_cli.datasets.merging.part_reader import Tally, read_parts
 from omnicap_cli.datasets.merging.rewriting import ByLength, drop_lines
 from omnicap_cli.datasets.merging.split_gaps import find_problems, find_unbegun, unknowable
+from omnicap_cli.datasets.merging.split_reader import MergeCounts, read_split_files
 from omnicap_cli.datasets.streams import (
     COMPRESSION,
     append,
@@ -34,7 +34,7 @@ from omnicap_cli.datasets.streams import (
     copy_runs,
     from_start,
     line_batches,
-    unnamed,
+    open_unnamed,
 )
 from omnicap_cli.errors import JournalError, OptionError, UsageError
 
@@ -84,8 +84,7 @@ class DataMergeReport:
 
     def as_json(self) -> dict[str, Any]:
         """For programs: the lengths summed up, and as buckets."""
-        values = asdict(self) | {"lengths": self.lengths.summary()}
-        return values | {"histogram": [bucket._asdict() for bucket in self.lengths.histogram()]}
+        return asdict(self) | self.lengths.as_json()
 
 
 def merge_data(config: DataMergeConfig, warn: Callable[[str], None] = lambda _: None) -> DataMergeReport:
@@ -95,75 +94,71 @@ def merge_data(config: DataMergeConfig, warn: Callable[[str], None] = lambda _: 
     `allow_missing` off; JournalLockedError, JournalWriteError or OptionError if the output can't be written, which
     leaves it as it was.
     """
-    parts = find_parts(config.inputs)
+    parts = find_split_files(config.inputs)
     files = [part.file for part in parts]
     check_output(config.output, files, overwrite=config.overwrite, kind="files")
     problems = [*find_problems(parts), *find_unbegun(filter(Path.is_dir, config.inputs), parts)]
     if problems and not config.allow_missing:
         raise not_whole("these are not whole data sets", problems)
-    parts = list({(part.file.st_dev, part.file.st_ino): part for part in reversed(parts)}.values())[::-1]
+    parts = list({part.state[:2]: part for part in reversed(parts)}.values())[::-1]
     for message in [*problems, *unknowable(parts)]:
         warn(message)
     if config.output is None or config.dry_run:
-        return _report(config, *_count(config, parts), problems, len(parts), warn)
-    with _alone(config.output):
+        return _make_report(config, *_count_only(config, parts), problems, len(parts), warn)
+    with _sole_writer(config.output):
         # again: only from here on nobody else can make one
         check_output(config.output, files, overwrite=config.overwrite, kind="files")
-        return _report(config, *_write(config, config.output, parts), problems, len(parts), warn)
+        return _make_report(config, *_write_merged(config, config.output, parts), problems, len(parts), warn)
 
 
-def _count(config: DataMergeConfig, parts: Sequence[Part]) -> tuple[Tally, Dropped | None]:
+def _count_only(config: DataMergeConfig, parts: Sequence[SplitFile]) -> tuple[MergeCounts, DroppedRecords | None]:
     """Read everything, and write nothing; where records may be there twice, all is read once more."""
-    tally = Tally()
-    try:
-        with Duplicates(None) as duplicates:
-            for _, report in read_parts(parts, tally):
-                if not config.keep_duplicates:
-                    duplicates.observe(report.keys)
-            return tally, duplicates.find(_kept_lines(parts))
-    except OSError as error:
-        raise write_error(Path(tempfile.gettempdir()), error) from error
+    tally = MergeCounts()
+    with write_errors(Path(tempfile.gettempdir())), Duplicates(None) as duplicates:
+        for _, report in read_split_files(parts, tally):
+            if not config.keep_duplicates:
+                duplicates.observe(report.keys)
+        return tally, duplicates.find(_lines_of_records(parts))
 
 
-def _kept_lines(parts: Sequence[Part]) -> Iterator[list[bytes]]:
+def _lines_of_records(parts: Sequence[SplitFile]) -> Iterator[list[bytes]]:
     """The lines of all records, checked again."""
     for part in parts:
-        with part.opened() as content:
+        with part.open_content() as content:
             for _, lines in line_batches(content):
                 yield check_lines(lines, lambda _place, _reason: None).kept(lines)
 
 
-def _write(config: DataMergeConfig, output: Path, parts: Sequence[Part]) -> tuple[Tally, Dropped | None]:
+def _write_merged(
+    config: DataMergeConfig, output: Path, parts: Sequence[SplitFile]
+) -> tuple[MergeCounts, DroppedRecords | None]:
     """Put everything into `output`: the records as they come, then without duplicates, by length, compressed."""
-    folder, method, tally = output.resolve().parent, compression_of(output), Tally()
+    folder, method, tally = output.resolve().parent, compression_of(output), MergeCounts()
     remove_leftovers(output.resolve(), is_locked=True)
-    try:
-        with contextlib.ExitStack() as stack:
-            partial = stack.enter_context(replacing(output))
-            target = stack.enter_context(open(partial.name, "r+b", buffering=0))
-            plain = stack.enter_context(unnamed(folder)) if method else target
-            spool = stack.enter_context(unnamed(folder)) if config.sort_by_length else plain
-            duplicates = stack.enter_context(Duplicates(folder))
-            by_length = stack.enter_context(ByLength(folder)) if config.sort_by_length else None
-            for source, report in stack.enter_context(contextlib.closing(read_parts(parts, tally))):
-                _copy(source, report, spool)
-                if not config.keep_duplicates:
-                    duplicates.observe(report.keys)
-                if by_length:
-                    by_length.observe(report.lengths)
-            dropped = duplicates.find(lines for _, lines in line_batches(from_start(spool)))
+    with write_errors(output), contextlib.ExitStack() as stack:
+        partial = stack.enter_context(replacing(output))
+        target = stack.enter_context(open(partial.name, "r+b", buffering=0))
+        plain = stack.enter_context(open_unnamed(folder)) if method else target
+        spool = stack.enter_context(open_unnamed(folder)) if config.sort_by_length else plain
+        duplicates = stack.enter_context(Duplicates(folder))
+        by_length = stack.enter_context(ByLength(folder)) if config.sort_by_length else None
+        for source, report in stack.enter_context(contextlib.closing(read_split_files(parts, tally))):
+            _copy_kept(source, report, spool)
+            if not config.keep_duplicates:
+                duplicates.observe(report.keys)
             if by_length:
-                by_length.write(spool, plain, dropped.marks if dropped else None)
-            elif dropped:
-                drop_lines(spool, dropped.marks)
-            if method:
-                compress(plain, target, method)
-    except OSError as error:
-        raise write_error(output, error) from error
+                by_length.observe(report.lengths)
+        dropped = duplicates.find(lines for _, lines in line_batches(from_start(spool)))
+        if by_length:
+            by_length.write(spool, plain, dropped.marks if dropped else None)
+        elif dropped:
+            drop_lines(spool, dropped.marks)
+        if method:
+            compress(plain, target, method)
     return tally, dropped
 
 
-def _copy(source: Any, report: PieceReport, target: IO[bytes]) -> None:
+def _copy_kept(source: Any, report: PieceReport, target: IO[bytes]) -> None:
     if not copy_runs(source, report.runs, target):
         raise JournalError("an input was cut off while it was merged", hint="Merge again when nothing writes it.")
     if report.lacks_newline:
@@ -171,7 +166,7 @@ def _copy(source: Any, report: PieceReport, target: IO[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def _alone(output: Path) -> Iterator[None]:
+def _sole_writer(output: Path) -> Iterator[None]:
     """Keep every other writer out, and leave no lock behind."""
     with locked(lock_of(output), what=output):
         try:
@@ -181,10 +176,10 @@ def _alone(output: Path) -> Iterator[None]:
                 os.unlink(f"{output.resolve()}.lock")  # whoever takes it next sees that it is gone, and makes another
 
 
-def _report(
+def _make_report(
     config: DataMergeConfig,
-    tally: Tally,
-    dropped: Dropped | None,
+    tally: MergeCounts,
+    dropped: DroppedRecords | None,
     problems: list[str],
     num_files: int,
     warn: Callable[[str], None],

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from omnicap_cli.core.files.file_state import FileState
 from omnicap_cli.core.workers.pool import DeathPolicy, Pool
 from omnicap_cli.core.workers.pool_child import Work, answering
 from omnicap_cli.core.workers.prefetch import in_order
@@ -29,25 +30,11 @@ _MAX_PROCESSES: Final = 4  # more read faster than one can write
 _NUM_AHEAD: Final = 3  # pieces for each process
 
 
-class Identity(NamedTuple):
-    """What stays the same of a file that nobody changes."""
-
-    device: int
-    inode: int
-    num_bytes: int
-    mtime_ns: int
-
-    @classmethod
-    def of(cls, file: os.stat_result) -> Identity:
-        """As the system tells it."""
-        return cls(file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns)
-
-
 class Piece(NamedTuple):
     """The lines of a file that begin in `start` to `end`."""
 
     path: Path
-    identity: Identity
+    state: FileState
     start: int
     end: int
 
@@ -119,17 +106,17 @@ def check_piece(piece: Piece) -> PieceReport:
     """What is in a piece. Raises JournalError if the file can't be read, or is another by now."""
     try:
         with io.FileIO(piece.path) as file:
-            if Identity.of(os.fstat(file.fileno())) != piece.identity:
-                raise changed(piece.path)
+            if FileState.of(os.fstat(file.fileno())) != piece.state:
+                raise changed_error(piece.path)
             return check_content(file, piece.start, piece.end)
     except OSError as error:
         raise JournalError(f"can't read {piece.path}: {error.strerror}") from error
 
 
-def pieces_of(path: Path, identity: Identity) -> Iterator[Piece]:
+def pieces_of(path: Path, state: FileState) -> Iterator[Piece]:
     """All of a file, in pieces."""
-    for start in range(0, identity.num_bytes, _PIECE_BYTES):
-        yield Piece(path, identity, start, min(start + _PIECE_BYTES, identity.num_bytes))
+    for start in range(0, state.num_bytes, _PIECE_BYTES):
+        yield Piece(path, state, start, min(start + _PIECE_BYTES, state.num_bytes))
 
 
 @contextlib.contextmanager
@@ -159,6 +146,6 @@ def load_checker(_config: None) -> Work:
     return answering(check_piece)
 
 
-def changed(path: Path) -> JournalError:
+def changed_error(path: Path) -> JournalError:
     """A file was written while it was read."""
     return JournalError(f"{path} changed while it was merged", hint="Merge again when nothing writes it.")

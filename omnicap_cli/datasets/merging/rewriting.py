@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Final
 
 import numpy as np
 
-from omnicap_cli.datasets.streams import from_start, line_batches, unnamed, write_at
+from omnicap_cli.datasets.streams import from_start, line_batches, open_unnamed, write_at
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -52,7 +52,7 @@ class ByLength:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._lengths = unnamed(folder, buffering=1 << 16)
+        self._lengths = open_unnamed(folder, buffering=1 << 16)
 
     def __enter__(self) -> ByLength:
         return self
@@ -80,9 +80,9 @@ class ByLength:
             waiting.setdefault(length, []).append(line)
             num_waiting_bytes += len(line)
             if num_waiting_bytes >= _MAX_WAITING_BYTES:
-                _put(target, waiting, places)
+                _write_waiting(target, waiting, places)
                 num_waiting_bytes = 0
-        _put(target, waiting, places)
+        _write_waiting(target, waiting, places)
 
     def _kept(self, source: IO[bytes], dropped: Marks | None) -> Iterator[tuple[int, bytes]]:
         self._lengths.seek(0)
@@ -97,7 +97,7 @@ class ByLength:
             num_lines += len(lines)
 
 
-def _put(target: IO[bytes], waiting: dict[int, list[bytes]], places: dict[int, int]) -> None:
+def _write_waiting(target: IO[bytes], waiting: dict[int, list[bytes]], places: dict[int, int]) -> None:
     """Write what is waiting, and move the places on."""
     for length in sorted(waiting):
         content = b"".join(waiting[length])

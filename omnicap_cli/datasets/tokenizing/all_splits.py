@@ -19,9 +19,15 @@ from omnicap_cli.core.workers.pool import DeathPolicy, Pool
 from omnicap_cli.core.workers.pool_child import Assignment, Work
 from omnicap_cli.datasets.lengths import LengthCounts
 from omnicap_cli.datasets.splits import MAX_SPLITS, Split, SplitNote
-from omnicap_cli.datasets.tokenizing.data_file import opened
-from omnicap_cli.datasets.tokenizing.resume import check_data, check_others, existing, find_done, remove
+from omnicap_cli.datasets.tokenizing.data_file import open_data
 from omnicap_cli.datasets.tokenizing.split_run import Job, SplitRunner, Step
+from omnicap_cli.datasets.tokenizing.split_state import (
+    check_data,
+    check_others,
+    own_split_state,
+    remove_split,
+    splits_in,
+)
 from omnicap_cli.errors import OmnicapError, OptionError
 
 _HOW_TO_GO_ON: Final = "Run it again: what was done is kept."
@@ -122,24 +128,23 @@ class TokenizeReport:
 
     def as_json(self) -> dict[str, Any]:
         """For programs: the lengths summed up, and as buckets."""
-        values = asdict(self) | {"lengths": self.lengths.summary()}
-        return values | {"histogram": [bucket._asdict() for bucket in self.lengths.histogram()]}
+        return asdict(self) | self.lengths.as_json()
 
 
 def plan(config: TokenizeConfig, stdin: BinaryIO) -> dict[str, Any]:
     """What there is to do. Nothing is written but the index of the data, and a copy where it is no file of lines."""
-    with _prepared(config, _format(config), stdin, fast=False) as (job, input):
+    with _prepared(config, _training_format(config), stdin, fast=False) as (job, input):
         settings = job.settings(input, config.num_splits)
-        done = [] if config.overwrite else [split for split in config.splits if find_done(split, settings)]
+        states = [] if config.overwrite else [own_split_state(split, settings) for split in config.splits]
         return {
             "lines": _num_lines(config, job),
             "splits": len(config.splits),
-            "splits_done": len(done),
+            "splits_done": sum(state.stage == "done" for state in states),
             "processes": _num_processes(config),
         }
 
 
-def tokenize(
+def tokenize_splits(
     config: TokenizeConfig,
     stdin: BinaryIO,
     *,
@@ -152,12 +157,12 @@ def tokenize(
     `begin` hears how many lines there are, `tell` of what was done; it may raise StoppedError, which is passed on
     when all is still. Raises OmnicapError for whatever is in the way; what was done is kept.
     """
-    format = _format(config)
+    format = _training_format(config)
     with _started_pool(config, format) as pool, _prepared(config, format, stdin, fast=not pool) as (job, input):
         settings = job.settings(input, config.num_splits)
         if not config.overwrite:
             for split in config.splits:  # all of them, before anything is made that doesn't fit the others
-                find_done(split, settings)
+                own_split_state(split, settings)
         if not config.overwrite or config.split_index is not None:
             check_others(config.splits, settings)
         if config.overwrite:
@@ -196,7 +201,7 @@ def _num_lines(config: TokenizeConfig, job: Job) -> int:
     return sum(len(split.lines_of(job.data.num_lines)) for split in config.splits)
 
 
-def _format(config: TokenizeConfig) -> TrainingFormat:
+def _training_format(config: TokenizeConfig) -> TrainingFormat:
     return TrainingFormat(
         folder=find_processor(config.model).resolve(),
         min_pixels=config.min_pixels,
@@ -227,7 +232,7 @@ def _prepared(
     """Find everything that can be wrong with what was asked, before anything is made. `fast` if it is to count."""
     input = TrainingInput(format, fast=fast)
     check_data(config.data, config.splits[0])
-    with opened(config.data, config.output / "meta", config.name, stdin) as data:
+    with open_data(config.data, config.output / "meta", config.name, stdin) as data:
         job = Job(
             data=data,
             format=format,
@@ -240,13 +245,13 @@ def _prepared(
 
 def _remove_all(config: TokenizeConfig) -> None:
     """Remove what is to be overwritten, or nothing if any of it is being made."""
-    splits = config.splits if config.split_index is not None else list(existing(config.output, config.name))
+    splits = config.splits if config.split_index is not None else list(splits_in(config.output, config.name))
     for split in splits:
         with locked(split.lock, what=split.output):
             pass
     for split in splits:
         with locked(split.lock, what=split.output):
-            remove(split)
+            remove_split(split)
 
 
 def _run_in_processes(

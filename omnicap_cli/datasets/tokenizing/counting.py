@@ -43,7 +43,7 @@ class RecordCounter:
         Raises TokenizersDisagreeError where the fast way of counting proves wrong.
         """
         try:
-            record = orjson.loads(line)
+            record = orjson.loads(line)  # at once, and not by jsonlines: every line of a data set comes by here
         except ValueError as error:
             return _rejected(None, line, number, "not_json", f"not JSON: {error}")
         if not isinstance(record, dict):
@@ -101,7 +101,7 @@ def _rejected(record: dict[str, Any] | None, line: bytes, number: int, reason: s
     why = {"reason": reason, "message": message, "line": number}
     if record and why.keys().isdisjoint(record):
         return Counted(b"%b,%b\n" % (line[:-1], orjson.dumps(why)[1:]), None, reason)
-    text = {"text": _shown(line)} if line else {}
+    text = {"text": _line_as_text(line)} if line else {}
     try:
         content = orjson.dumps((text if record is None else record) | why, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError:  # nested deeper than it writes
@@ -109,6 +109,6 @@ def _rejected(record: dict[str, Any] | None, line: bytes, number: int, reason: s
     return Counted(content, None, reason)
 
 
-def _shown(line: bytes) -> str:
+def _line_as_text(line: bytes) -> str:
     text = line[:_MAX_SHOWN_BYTES].decode(errors="replace")
     return text if len(line) <= _MAX_SHOWN_BYTES else f"{text}… ({len(line):,} bytes)"

@@ -11,7 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from omnicap_cli.core.files.atomic import remove_leftovers, replacing, write_error
+import msgspec
+
+from omnicap_cli.core.files.atomic import remove_leftovers, writing
+from omnicap_cli.core.files.file_state import FileState
+from omnicap_cli.core.files.line_index import LineIndex, open_index
 from omnicap_cli.core.files.locks import locked
 from omnicap_cli.datasets.tokenizing.unpacking import Unpacked
 from omnicap_cli.errors import OmnicapError, OptionError
@@ -20,17 +24,12 @@ _STEP_BYTES: Final = 4 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DataFile:
+class DataFile(LineIndex):
     """A file of `num_lines` lines, with or without a line break after the last.
 
-    `breaks[k]` line breaks stand before byte k * 4 MiB. `digest` is of the content; `num_bytes` and `mtime_ns` tell
-    cheaply whether the file is still the same.
+    `breaks[k]` line breaks stand before byte k * 4 MiB: few numbers, however many lines there are.
     """
 
-    path: str
-    num_bytes: int
-    mtime_ns: int
-    digest: str
     num_lines: int
     breaks: list[int]
 
@@ -40,28 +39,23 @@ class DataFile:
 
         Raises OptionError where it can't be read, JournalWriteError where the index can't be written.
         """
+
+        def keep(data: DataFile) -> None:
+            with writing(index) as file:
+                file.write(json.dumps(asdict(data)).encode())  # orjson takes no path that isn't UTF-8
+
+        known = None
+        with contextlib.suppress(OSError, ValueError, msgspec.ValidationError):
+            known = msgspec.convert(json.loads(index.read_bytes()), cls)
         try:
-            found = path.stat()
-            with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-                known = cls(**json.loads(index.read_bytes()))
-                if known._is(path, found):
-                    return known
-            with path.open("rb") as file:
-                data = cls._scanned(path, file)
+            return open_index(path, known, lambda file: cls._scan(path, file), keep)
         except OSError as error:
             raise OptionError("DATA", str(path), f"can't be read: {error.strerror}") from error
-        try:
-            index.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(index) as file:
-                file.write(json.dumps(asdict(data)).encode())  # orjson takes no path that isn't UTF-8
-        except OSError as error:
-            raise write_error(index, error) from error
-        return data
 
     @classmethod
-    def _scanned(cls, path: Path, file: BinaryIO) -> DataFile:
+    def _scan(cls, path: Path, file: BinaryIO) -> DataFile:
+        num_bytes, mtime_ns = FileState.of(os.fstat(file.fileno())).content
         digest, breaks, num_breaks, last = hashlib.sha256(), [], 0, b"\n"
-        found = os.fstat(file.fileno())
         while chunk := file.read(_STEP_BYTES):
             breaks.append(num_breaks)
             num_breaks += chunk.count(b"\n")
@@ -69,8 +63,8 @@ class DataFile:
             last = chunk[-1:]
         return cls(
             path=str(path.resolve()),
-            num_bytes=found.st_size,
-            mtime_ns=found.st_mtime_ns,
+            num_bytes=num_bytes,
+            mtime_ns=mtime_ns,
             digest=digest.hexdigest(),
             num_lines=num_breaks + (last != b"\n"),
             breaks=breaks,
@@ -95,13 +89,9 @@ class DataFile:
         """Raise OmnicapError where the file is another one by now."""
         path = Path(self.path)
         with contextlib.suppress(OSError):
-            if self._is(path, path.stat()):
+            if self.is_of(path):
                 return
         raise OmnicapError(f"{path} changed while it was read", hint="Run it again when nothing writes it.")
-
-    def _is(self, path: Path, found: os.stat_result) -> bool:
-        size = (self.path, self.num_bytes, self.mtime_ns)
-        return size == (str(path.resolve()), found.st_size, found.st_mtime_ns)
 
 
 def lines(file: BinaryIO, num_lines: int, *, max_bytes: int) -> Iterator[bytes | None]:
@@ -117,7 +107,7 @@ def lines(file: BinaryIO, num_lines: int, *, max_bytes: int) -> Iterator[bytes |
 
 
 @contextlib.contextmanager
-def opened(source: str, notes: Path, name: str, stdin: BinaryIO) -> Iterator[DataFile]:
+def open_data(source: str, notes: Path, name: str, stdin: BinaryIO) -> Iterator[DataFile]:
     """The data set that `source` names: a path, or `-` for `stdin`. What is noted of it is in `notes`, under `name`.
 
     Several processes can use one; what came down a pipe belongs to one alone, and goes with it. Raises OptionError or

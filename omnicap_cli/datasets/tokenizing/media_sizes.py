@@ -43,7 +43,7 @@ class MediaSizes:
         try:
             size = self._size_of(name)
         except ItemError as error:
-            raise _why("image", name, error) from error
+            raise _sample_error("image", name, error) from error
         if self._verify:
             self._decode(name)
         return size
@@ -55,12 +55,12 @@ class MediaSizes:
         try:
             return clip_of(os.path.join(self._root, name))
         except ItemError as error:
-            raise _why("video", name, error) from error
+            raise _sample_error("video", name, error) from error
 
     def _size_of(self, name: str) -> Size:
         if "://" not in name:
             path = os.path.join(self._root, name.partition("#")[0])
-            _check_kind(path)
+            _refuse_devices(path)
             if "#" not in name and "%" not in name:  # else it may be within an archive, or percent-encoded
                 return quick_size(path)
         with open_media(self._elsewhere.media_of({"image": name}), Transfer()) as file:
@@ -74,7 +74,7 @@ class MediaSizes:
             raise SampleError("undecodable_image", f"{name}: {without_remedy(error.message)}") from error
 
 
-def _check_kind(path: str) -> None:
+def _refuse_devices(path: str) -> None:
     """Raise AccessError for a pipe or a device: opening one may take for ever."""
     try:
         mode = os.stat(path).st_mode
@@ -84,6 +84,6 @@ def _check_kind(path: str) -> None:
         raise AccessError("not a regular file")
 
 
-def _why(kind: str, name: str, error: ItemError) -> SampleError:
+def _sample_error(kind: str, name: str, error: ItemError) -> SampleError:
     what = next((what for each, what in _REASONS.items() if isinstance(error, each)), "broken")
     return SampleError(f"{what}_{kind}", f"{name}: {without_remedy(error.message)}")

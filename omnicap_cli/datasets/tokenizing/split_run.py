@@ -17,7 +17,7 @@ from omnicap_cli.datasets.splits import Split, SplitNote
 from omnicap_cli.datasets.tokenizing.counting import MAX_LINE_BYTES, RecordCounter, too_long_line
 from omnicap_cli.datasets.tokenizing.data_file import DataFile, lines
 from omnicap_cli.datasets.tokenizing.media_sizes import MediaSizes
-from omnicap_cli.datasets.tokenizing.resume import find_done, remove, was_begun_slowly
+from omnicap_cli.datasets.tokenizing.split_state import own_split_state, remove_split
 from omnicap_cli.datasets.tokenizing.split_writer import SplitWriter
 from omnicap_cli.errors import OmnicapError
 
@@ -72,22 +72,22 @@ class SplitRunner:
         `tell` raises.
         """
         with locked(split.lock, what=split.output):
-            note = find_done(split, self._job.settings(self._input, split.num_splits))
-            if note:
+            state = own_split_state(split, self._job.settings(self._input, split.num_splits))
+            if state.note:
                 split.checkpoint.unlink(missing_ok=True)
-                self._tell(Step(note.num_in, note.num_rejected))
-                return note
-            if split.note.exists():
-                self._warn(f"{split.output} is not as it was left: it is made again")
-                remove(split)
-            if self._input.text.is_fast and was_begun_slowly(split):
+                self._tell(Step(state.note.num_in, state.note.num_rejected))
+                return state.note
+            if state.reason:
+                self._warn(f"{state.reason}: it is made again")
+                remove_split(split)
+            elif self._input.text.is_fast and state.is_slow:
                 self._input = TrainingInput(self._job.format, fast=False)
             try:
                 return self._make(split)
             except TokenizersDisagreeError as error:
                 why = f"the fast way of counting text is wrong for this data ({error})"
                 self._warn(f"{why}: {split.title} is counted again, slowly, by the model's tokenizer itself")
-                remove(split)
+                remove_split(split)
                 self._input = TrainingInput(self._job.format, fast=False)
                 return self._make(split)
 
@@ -101,7 +101,7 @@ class SplitRunner:
         try:
             with open(data.path, "rb", buffering=1 << 20) as file:
                 wanted = split.lines_of(data.num_lines)
-                done = writer.tally
+                done = writer.progress
                 self._tell(Step(done.num_in, done.num_rejected))
                 file.seek(done.offset if done.num_lines else data.offset_of(wanted.start))
                 self._count(file, wanted[done.num_lines :], counter, writer)
@@ -113,10 +113,10 @@ class SplitRunner:
             writer.close()
 
     def _count(self, file: BinaryIO, wanted: range, counter: RecordCounter, writer: SplitWriter) -> None:
-        tally = writer.tally
-        told = Step(tally.num_in, tally.num_rejected)
+        done = writer.progress
+        told = Step(done.num_in, done.num_rejected)
         for number, line in zip(wanted, lines(file, len(wanted), max_bytes=MAX_LINE_BYTES), strict=True):
-            tally.num_lines += 1
+            done.num_lines += 1
             if number == 0 and line is not None:
                 line = line.removeprefix(_BOM).strip()
             if line is None:
@@ -127,9 +127,9 @@ class SplitRunner:
                 self._job.data.check_unchanged()  # else a checkpoint would vouch for what is in no file any more
                 writer.save(file.tell())
                 try:
-                    self._tell(Step(tally.num_in - told.num_in, tally.num_rejected - told.num_rejected))
+                    self._tell(Step(done.num_in - told.num_in, done.num_rejected - told.num_rejected))
                 except StoppedError:
                     writer.checkpoint(file.tell())
                     raise
-                told = Step(tally.num_in, tally.num_rejected)
-        self._tell(Step(tally.num_in - told.num_in, tally.num_rejected - told.num_rejected))
+                told = Step(done.num_in, done.num_rejected)
+        self._tell(Step(done.num_in - told.num_in, done.num_rejected - told.num_rejected))

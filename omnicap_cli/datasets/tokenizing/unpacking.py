@@ -12,9 +12,9 @@ from typing import Any, BinaryIO, Final
 import ijson
 import orjson
 
-from omnicap_cli.core.files.atomic import remove_leftovers, replacing, write_error
-from omnicap_cli.core.files.words import first_line
-from omnicap_cli.datasets.streams import COMPRESSION, decompressed
+from omnicap_cli.core.files.atomic import remove_leftovers, writing
+from omnicap_cli.core.files.file_state import FileState
+from omnicap_cli.datasets.streams import COMPRESSION, open_decompressed
 from omnicap_cli.errors import OmnicapError, OptionError, UsageError
 
 _STEP_BYTES: Final = 4 << 20
@@ -39,7 +39,7 @@ class Unpacked:
         written, and OmnicapError where the data changes meanwhile.
         """
         if self.is_stdin:
-            self._write(stdin)
+            self._write_copy(stdin)
             return self._copy
         try:
             if not self._path.is_file():
@@ -50,7 +50,7 @@ class Unpacked:
             state = self._state()
             if not self._copy.exists() or self._state_of_copy() != state:
                 self._note.unlink(missing_ok=True)
-                self._write(stdin)
+                self._write_copy(stdin)
                 if self._state() != state:
                     hint = "Run it again when nothing writes it."
                     raise OmnicapError(f"{self._source} changed while it was read", hint=hint)
@@ -74,25 +74,24 @@ class Unpacked:
             return _begins_array(file.read(_STEP_BYTES))
 
     def _state(self) -> dict[str, Any]:
-        found = self._path.stat()
-        return {"path": str(self._path.resolve()), "num_bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
+        num_bytes, mtime_ns = FileState.of(self._path.stat()).content
+        return {"path": str(self._path.resolve()), "num_bytes": num_bytes, "mtime_ns": mtime_ns}
 
     def _state_of_copy(self) -> Any:
         with contextlib.suppress(OSError, ValueError):
             return json.loads(self._note.read_bytes())
         return None
 
-    def _write(self, stdin: BinaryIO) -> None:
+    def _write_copy(self, stdin: BinaryIO) -> None:
         remove_leftovers(self._copy, is_locked=True)
-        with _writing(self._copy) as file:
-            for piece in self._pieces(stdin):
-                file.write(piece)
+        with writing(self._copy) as file:
+            file.writelines(self._blocks(stdin))
 
     def _write_note(self, state: dict[str, Any]) -> None:
-        with _writing(self._note) as file:
+        with writing(self._note) as file:
             file.write(json.dumps(state).encode())  # orjson takes no path that isn't UTF-8
 
-    def _pieces(self, stdin: BinaryIO) -> Iterator[bytes]:
+    def _blocks(self, stdin: BinaryIO) -> Iterator[bytes]:
         """Of a file of lines. Raises OptionError or UsageError where the data can't be read to its end."""
         try:
             with contextlib.ExitStack() as stack:
@@ -100,10 +99,12 @@ class Unpacked:
                 if not self.is_stdin:
                     method = _COMPRESSION.get(self._path.suffix.lower())
                     file = stack.enter_context(self._path.open("rb", buffering=0))
-                    file = stack.enter_context(decompressed(file, method))
-                yield from _lines(io.BufferedReader(file, _STEP_BYTES))
+                    file = stack.enter_context(open_decompressed(file, method))
+                yield from _blocks_of_lines(io.BufferedReader(file, _STEP_BYTES))
         except ijson.JSONError as error:
-            message = f"{self._source} is no JSON array to its end: {first_line(error)}"
+            said = error.args[0] if error.args else ""  # bytes, if it is of the parser, and with a picture below
+            reason = (said.decode(errors="replace") if isinstance(said, bytes) else str(said)).partition("\n")[0]
+            message = f"{self._source} is no JSON array to its end: {reason}"
             raise UsageError(message, hint="Give one record a line.") from error
         except TypeError as error:  # of orjson, which writes less than there is in the world
             message = f"{self._source} holds a record that can't be written on a line: {error}"
@@ -114,12 +115,12 @@ class Unpacked:
             raise UsageError(f"{self._source} is damaged: {error}", hint="Copy or download it again.") from error
 
 
-def _lines(file: io.BufferedReader) -> Iterator[bytes]:
-    """Lines as they are, in pieces; each element of a JSON array as one."""
+def _blocks_of_lines(file: io.BufferedReader) -> Iterator[bytes]:
+    """Lines as they are, in blocks; each element of a JSON array as a line."""
     head = file.peek(_STEP_BYTES)
     if not _begins_array(head):
-        while piece := file.read(_STEP_BYTES):
-            yield piece
+        while block := file.read(_STEP_BYTES):
+            yield block
         return
     file.read(len(_BOM) if head.startswith(_BOM) else 0)
     for record in ijson.items(file, "item", use_float=True):
@@ -128,14 +129,3 @@ def _lines(file: io.BufferedReader) -> Iterator[bytes]:
 
 def _begins_array(head: bytes) -> bool:
     return head.removeprefix(_BOM).lstrip().startswith(b"[")
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[Any]:
-    """The new content of a file. Raises JournalWriteError."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
-            yield file
-    except OSError as error:
-        raise write_error(path, error) from error

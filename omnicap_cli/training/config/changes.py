@@ -43,12 +43,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     lines = []
     for key in dict.fromkeys((*after, *before)):
         was, value = before.get(key, _ABSENT), after.get(key, _ABSENT)
-        if was != value and not _is_free(key):
-            lines.append(f"{key}: {_written(value)}, was {_written(was)}")
+        if was != value and not _may_change(key):
+            lines.append(f"{key}: {_value_as_text(value)}, was {_value_as_text(was)}")
     return lines
 
 
-def _is_free(key: str) -> bool:
+def _may_change(key: str) -> bool:
     return key in FREE_ON_RESUME or f"{key.partition('.')[0]}.*" in FREE_ON_RESUME
 
 
@@ -64,5 +64,5 @@ def _leaves(value: Any, place: str) -> Iterator[tuple[str, Any]]:
         yield place, value
 
 
-def _written(value: Any) -> str:
+def _value_as_text(value: Any) -> str:
     return "not there" if value is _ABSENT else json.dumps(value, ensure_ascii=False)

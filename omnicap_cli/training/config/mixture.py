@@ -11,16 +11,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+from msgspec import Meta
 
 from omnicap_cli.errors import OptionError, UsageError
 from omnicap_cli.training.config.read_config import read_fields, read_file
+from omnicap_cli.training.config.typed_values import Text, check_fields
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-_MAX_RATIO: Final = 1000
 _KEYS: Final = ("path", "ratio", "type")
 
 
@@ -32,14 +34,12 @@ class DataSet:
     """
 
     path: Path
-    ratio: float = 1.0
-    name: str | None = None
-    type: str | None = None
+    ratio: Annotated[float, Meta(gt=0, le=1000, description="is no ratio; give more than 0, up to 1,000")] = 1.0
+    name: Text | None = None
+    type: Text | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.ratio <= _MAX_RATIO:
-            problem = f"is no ratio; give more than 0, up to {_MAX_RATIO:,}"
-            raise OptionError(f"ratio of {self.path}", self.ratio, problem, hint="To leave a set out, remove it.")
+        check_fields(self, str(self.path))
 
     @property
     def label(self) -> str:
@@ -47,7 +47,7 @@ class DataSet:
         return self.name or str(self.path)
 
 
-def read(path: Path, warn: Callable[[str], None] = lambda _: None) -> tuple[DataSet, ...]:
+def read_mixture(path: Path, warn: Callable[[str], None] = lambda _: None) -> tuple[DataSet, ...]:
     """The sets of a mixture file; `warn` gets what is passed over. Relative paths count from the current folder.
 
     Raises OptionError if it can't be read or a value is wrong, UsageError if it holds no mixture.
@@ -69,7 +69,7 @@ def num_chosen(num_records: int, ratio: float) -> int:
     return max(int(exact + Fraction(1, 2)), min(1, num_records))
 
 
-def chosen(num_records: int, ratio: float, seed: int, label: str) -> npt.NDArray[np.int64]:
+def choose_records(num_records: int, ratio: float, seed: int, label: str) -> npt.NDArray[np.int64]:
     """Which records an epoch takes, in order: all as often as `ratio` has wholes, then a random part of them, sorted.
 
     The part hangs on `seed` and `label`, and is the same on every machine.

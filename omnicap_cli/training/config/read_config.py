@@ -1,29 +1,26 @@
-"""From YAML to frozen dataclasses: keys and types are checked here, with the place of each in the error.
+"""From YAML to frozen dataclasses: keys are checked here, with the place of each in the error.
 
-It knows no key of a configuration; what values are possible and go together, the classes check themselves.
+It knows no key of a configuration; what values are possible, their types say, and what goes together, the classes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import math
-import os
-import types
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
 from omnicap_cli.core.files.words import listed
 from omnicap_cli.errors import OptionError, UsageError
+from omnicap_cli.training.config.typed_values import bare_type, read_typed
 
 T = TypeVar("T")
-
-_SWITCHES: Final = {True: "on", False: "off"}  # as YAML reads the words on and off
-
 
 # what the parser raises beside its own: a date with a 13th month is a ValueError
 _UNREADABLE: Final = (yaml.YAMLError, ValueError, AttributeError, RecursionError)
@@ -95,94 +92,56 @@ def read_sections(kind: type[T], values: Mapping[Any, Any], required: Collection
     sections = get_type_hints(kind)
     everywhere = [f"{name}.{key}" for name, section in sections.items() for key in get_type_hints(section)]
     _refuse_unknown(values, sections, "", everywhere)
-    given = {name: _mapping({} if values.get(name) is None else values[name], name) for name in sections}
-    for name, section in sections.items():
-        _refuse_unknown(given[name], get_type_hints(section), f"{name}.", everywhere)
+    given = {
+        name: _spell_out({} if values.get(name) is None else values[name], section, name, everywhere)
+        for name, section in sections.items()
+    }
     there = {f"{name}.{key}" for name, section in given.items() for key, value in section.items() if value is not None}
     missing = [" or ".join(keys) for keys in required if there.isdisjoint(keys)]
     if missing:
         raise UsageError(f"the configuration lacks {listed(missing)}", hint="Add what is missing, or give it by --set.")
-    return kind(**{name: read_fields(section, given[name], name) for name, section in sections.items()})
+    return kind(**{name: read_typed(given[name], section, name) for name, section in sections.items()})
 
 
 def read_fields(kind: type[T], values: Mapping[Any, Any], place: str) -> T:
     """A `kind` of `values`, which stand at `place`. Raises UsageError, OptionError for a value of another type."""
-    hints = get_type_hints(kind)
-    _refuse_unknown(values, hints, f"{place}.")
-    for each in fields(cast(Any, kind)):
-        if each.default is MISSING and each.default_factory is MISSING and values.get(each.name) is None:
-            raise UsageError(f"{place}.{each.name} is missing")
-    return kind(**{name: _typed(value, hints[name], f"{place}.{name}") for name, value in values.items()})
+    made: T = read_typed(_spell_out(values, kind, place), kind, place)
+    return made
 
 
-def _typed(value: Any, kind: Any, place: str) -> Any:
-    """`value` as a field of type `kind` holds it."""
-    if get_origin(kind) in (Union, types.UnionType):
-        if value is None:
-            return None
-        kind = next(each for each in get_args(kind) if each is not types.NoneType)
+def _spell_out(value: Any, kind: Any, place: str, everywhere: Sequence[str] = ()) -> Any:
+    """`value` as a `kind` is written in full, where people may write less and YAML reads something else.
+
+    A list may be a single entry without the brackets, of an entry that is a mapping a lone text is the first key; YAML
+    reads on and off as true and false, and 1e-5 as a text. Raises UsageError for keys that aren't known.
+    """
+    kind = bare_type(kind)
+    if is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise OptionError(place, value, "is not what stands here; write keys with values below it")
+        hints = get_type_hints(kind, include_extras=True)
+        _refuse_unknown(value, hints, f"{place}.", everywhere)
+        return {name: _spell_out(each, hints[name], f"{place}.{name}") for name, each in value.items()}
     if get_origin(kind) is tuple:
-        return _entries(value, get_args(kind)[0], place)
-    if get_origin(kind) is Literal:
-        return _SWITCHES[value] if isinstance(value, bool) and "on" in get_args(kind) else value
-    if is_dataclass(kind):
-        return read_fields(cast(type, kind), _mapping(value, place), place)
-    return _SCALARS[kind](value, place)
-
-
-def _entries(value: Any, kind: Any, place: str) -> tuple[Any, ...]:
-    """A list, or a single entry without the brackets. Of an entry that is a mapping, a lone text is the first key."""
-    entries = [] if value is None else value if isinstance(value, list) else [value]
-    if is_dataclass(kind):
-        first = fields(kind)[0].name
-        entries = [{first: each} if isinstance(each, str) else each for each in entries]
-    return tuple(_typed(each, kind, f"{place}[{index}]") for index, each in enumerate(entries))
-
-
-def _mapping(value: Any, place: str) -> Mapping[Any, Any]:
-    if not isinstance(value, Mapping):
-        raise OptionError(place, value, "is not what stands here; write keys with values below it")
+        entry = get_args(kind)[0]
+        entries = [] if value is None else value if isinstance(value, list) else [value]
+        if is_dataclass(entry):
+            first = fields(entry)[0].name
+            entries = [{first: each} if isinstance(each, str) else each for each in entries]
+        return [_spell_out(each, entry, f"{place}[{index}]") for index, each in enumerate(entries)]
+    if isinstance(value, bool) and "on" in get_args(kind):
+        return "on" if value else "off"
+    if getattr(kind, "__origin__", kind) is float and not isinstance(value, bool):
+        return _finite(value, place)
     return value
 
 
-def _switch(value: Any, place: str) -> bool:
-    if not isinstance(value, bool):
-        raise OptionError(place, value, "is neither true nor false")
-    return value
-
-
-def _whole_number(value: Any, place: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise OptionError(place, value, "is no whole number")
-    return value
-
-
-def _number(value: Any, place: str) -> float:
-    """A finite number; of a text too, as YAML 1.1 takes 1e-5 for one: its numbers have a point."""
-    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except (ValueError, OverflowError):
-            number = math.nan
-        if math.isfinite(number):
+def _finite(value: Any, place: str) -> float:
+    """A number that has an end, as YAML has it or as its text. Raises OptionError where it is none."""
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
+        if math.isfinite(number := float(value)):
             return number
     raise OptionError(place, value, "is no number")
-
-
-def _text(value: Any, place: str) -> str:
-    if not isinstance(value, str):
-        raise OptionError(place, value, "is no text; if it is meant as one, put it in quotes")
-    if not value.strip():
-        raise OptionError(place, value, "is empty")
-    return value
-
-
-def _path(value: Any, place: str) -> Path:
-    """No shell has seen what is in a file: a leading ~ still stands for the home folder."""
-    return Path(os.path.expanduser(_text(value, place)))
-
-
-_SCALARS: Final[Mapping[Any, Any]] = {bool: _switch, int: _whole_number, float: _number, str: _text, Path: _path}
 
 
 def _refuse_unknown(

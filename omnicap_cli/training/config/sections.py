@@ -9,28 +9,38 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
+
+from msgspec import Meta
 
 from omnicap_cli.errors import OptionError, UsageError
 from omnicap_cli.training.config import mixture
 from omnicap_cli.training.config.mixture import DataSet
 from omnicap_cli.training.config.read_config import read_file, read_sections, with_overrides
-from omnicap_cli.training.config.value_checks import Checks
+from omnicap_cli.training.config.typed_values import (
+    Count,
+    CountOrZero,
+    Positive,
+    PositiveOrZero,
+    Section,
+    Seed,
+    Share,
+    ShareBelowOne,
+    Text,
+)
 
-_MAX_PACK_TOKENS: Final = 1 << 20
-_MAX_STEPS: Final = 100_000_000
 _REQUIRED: Final = (("model.name",), ("data.train", "data.mixture"), ("checkpoint.output",))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(Section):
     """The model that training starts from, a folder or a name of the hub, and which of its parts learn.
 
     `dtype` is that of the weights that are trained; `gradient_checkpointing` trades time for memory.
     """
 
-    name: str
-    revision: str | None = None
+    name: Text
+    revision: Text | None = None
     attn: Literal["auto", "sdpa", "flash_attention_2", "eager"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     train_vision: bool = True
@@ -39,9 +49,6 @@ class ModelConfig:
     gradient_checkpointing: bool = False
     liger: Literal["auto", "on", "off"] = "auto"
 
-    def __post_init__(self) -> None:
-        Checks(section="model", config=self).choices()
-
     @property
     def trains_a_part(self) -> bool:
         """Whether any of the weights themselves learn."""
@@ -49,7 +56,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DataConfig:
+class DataConfig(Section):
     """What is learned from, and what happens to samples that don't fit or whose pictures are gone.
 
     `mixture` stands for `train` until `TrainConfig.read` has put the sets of that file there. `prompts` is a catalogue
@@ -59,24 +66,20 @@ class DataConfig:
     train: tuple[DataSet, ...] = ()
     mixture: Path | None = None
     eval: tuple[DataSet, ...] = ()
-    image_root: str | None = None
-    min_pixels: int | None = None
-    max_pixels: int | None = None
+    image_root: Text | None = None
+    min_pixels: Count | None = None
+    max_pixels: Count | None = None
     prompts: Path | None = None
-    max_length: int = 7000
+    max_length: Count = 7000
     too_long: Literal["refuse", "drop", "truncate"] = "refuse"
     missing_media: Literal["fail", "skip"] = "fail"
-    num_workers: int = 2
-    seed: int = 0
+    num_workers: CountOrZero = 2
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        checks = Checks(section="data", config=self)
-        checks.choices()
-        checks.at_least(1, "min_pixels", "max_pixels", "max_length")
-        checks.at_least(0, "num_workers")
-        checks.seed("seed")
+        Section.__post_init__(self)
         if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
-            checks.fail("min_pixels", f"is more than data.max_pixels {self.max_pixels}")
+            raise OptionError("data.min_pixels", self.min_pixels, f"is more than data.max_pixels {self.max_pixels}")
         if not self.train and not self.mixture:
             raise OptionError("data.train", [], "names no set of records")
         if self.train and self.mixture:
@@ -87,26 +90,20 @@ class DataConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PackingConfig:
+class PackingConfig(Section):
     """Several samples in one sequence, a pack. The limits are of a pack: tokens, and patches of its pictures.
 
     `window` is how many samples are packed together; None leaves it to the packer.
     """
 
     enabled: bool = True
-    max_tokens: int = 8192
-    max_patches: int | None = None
-    window: int | None = None
-
-    def __post_init__(self) -> None:
-        checks = Checks(section="packing", config=self)
-        checks.at_least(1, "max_tokens", "max_patches", "window")
-        if self.max_tokens > _MAX_PACK_TOKENS:
-            checks.fail("max_tokens", f"is too large; give at most {_MAX_PACK_TOKENS:,}")
+    max_tokens: Annotated[int, Meta(ge=1, le=1 << 20, description="is out of range; give 1 to 1,048,576")] = 8192
+    max_patches: Count | None = None
+    window: Count | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OptimisationConfig:
+class OptimisationConfig(Section):
     """How the weights move: AdamW, with learning rates of their own for the merger and the vision tower.
 
     `learning_rate` is the language model's, and the merger's where that has none. `batch_size` counts packs, or samples
@@ -114,118 +111,90 @@ class OptimisationConfig:
     steps, however many epochs those are; `max_grad_norm` 0 clips nothing.
     """
 
-    learning_rate: float = 1e-5
-    merger_learning_rate: float | None = None
-    vision_learning_rate: float = 2e-6
-    weight_decay: float = 0.0
-    warmup_ratio: float = 0.03
+    learning_rate: Positive = 1e-5
+    merger_learning_rate: Positive | None = None
+    vision_learning_rate: Positive = 2e-6
+    weight_decay: PositiveOrZero = 0.0
+    warmup_ratio: Share = 0.03
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    min_learning_rate_ratio: float = 0.0
-    num_epochs: int = 1
-    max_steps: int | None = None
-    batch_size: int = 1
-    gradient_accumulation: int = 1
-    max_grad_norm: float = 1.0
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.999
-    adam_epsilon: float = 1e-8
+    min_learning_rate_ratio: Share = 0.0
+    num_epochs: Count = 1
+    max_steps: Annotated[int, Meta(ge=1, le=10**8, description="is out of range; give 1 to 100,000,000")] | None = None
+    batch_size: Count = 1
+    gradient_accumulation: Count = 1
+    max_grad_norm: PositiveOrZero = 1.0
+    adam_beta1: ShareBelowOne = 0.9
+    adam_beta2: ShareBelowOne = 0.999
+    adam_epsilon: Positive = 1e-8
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     tf32: bool = True
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        checks = Checks(section="optimisation", config=self)
-        checks.choices()
-        checks.above_zero("learning_rate", "merger_learning_rate", "vision_learning_rate", "adam_epsilon")
-        checks.at_least(0, "weight_decay", "max_grad_norm")
-        checks.shares("warmup_ratio", "min_learning_rate_ratio")
-        checks.below_one("adam_beta1", "adam_beta2")
-        checks.at_least(1, "num_epochs", "max_steps", "batch_size", "gradient_accumulation")
-        if self.max_steps and self.max_steps > _MAX_STEPS:
-            checks.fail("max_steps", f"is too large; give at most {_MAX_STEPS:,}")
-        checks.seed("seed")
+    seed: Seed = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterConfig:
+class AdapterConfig(Section):
     """Small matrices that learn beside the weights; with `qlora` the weights are in 4 bits meanwhile.
 
     `vision` puts them into the vision tower too.
     """
 
     kind: Literal["none", "lora", "qlora"] = "none"
-    rank: int = 64
-    alpha: int = 16
-    dropout: float = 0.05
+    rank: Count = 64
+    alpha: Count = 16
+    dropout: ShareBelowOne = 0.05
     vision: bool = False
-
-    def __post_init__(self) -> None:
-        checks = Checks(section="adapter", config=self)
-        checks.choices()
-        checks.at_least(1, "rank", "alpha")
-        checks.below_one("dropout")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DistributedConfig:
+class DistributedConfig(Section):
     """How several devices share the work. A file of DeepSpeed's own says all of it itself."""
 
     strategy: Literal["auto", "ddp", "fsdp", "deepspeed"] = "auto"
     deepspeed_config: Path | None = None
-    zero_stage: int | None = None
+    zero_stage: Annotated[int, Meta(ge=0, le=3, description="is no stage of ZeRO; choose from 0, 1, 2, 3")] | None = (
+        None
+    )
     offload: bool = False
 
     def __post_init__(self) -> None:
-        checks = Checks(section="distributed", config=self)
-        checks.choices()
-        if self.zero_stage is not None and self.zero_stage not in range(4):
-            checks.fail("zero_stage", "is no stage of ZeRO; choose from 0, 1, 2, 3")
-        for name in ("deepspeed_config", "zero_stage"):
-            if getattr(self, name) is not None and self.strategy != "deepspeed":
-                raise OptionError(f"distributed.{name}", _plain(getattr(self, name)), "needs strategy: deepspeed")
+        Section.__post_init__(self)
+        for name, value in (("deepspeed_config", self.deepspeed_config), ("zero_stage", self.zero_stage)):
+            if value is not None and self.strategy != "deepspeed":
+                shown = str(value) if isinstance(value, Path) else value
+                raise OptionError(f"distributed.{name}", shown, "needs strategy: deepspeed")
         if self.zero_stage is not None and self.deepspeed_config:
-            checks.fail("zero_stage", "can't go with deepspeed_config, which says the stage")
+            problem = "can't go with deepspeed_config, which says the stage"
+            raise OptionError("distributed.zero_stage", self.zero_stage, problem)
         if self.offload and (self.strategy == "ddp" or self.deepspeed_config):
             with_what = "deepspeed_config, which says it" if self.deepspeed_config else "strategy: ddp"
-            checks.fail("offload", f"can't go with {with_what}")
+            raise OptionError("distributed.offload", self.offload, f"can't go with {with_what}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CheckpointConfig:
+class CheckpointConfig(Section):
     """Where the result goes, and how often a checkpoint is kept there; the `keep` newest stay.
 
     With neither `every_steps` nor `every_minutes` there is one, at the end.
     """
 
     output: Path
-    every_steps: int | None = 500
-    every_minutes: float | None = None
-    keep: int = 1
-
-    def __post_init__(self) -> None:
-        checks = Checks(section="checkpoint", config=self)
-        checks.at_least(1, "every_steps", "keep")
-        checks.above_zero("every_minutes")
+    every_steps: Count | None = 500
+    every_minutes: Positive | None = None
+    keep: Count = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoggingConfig:
+class LoggingConfig(Section):
     """What is written about a run, how often, and to whom; `name` is what those call the run.
 
     `eval_captions` is how many held-out pictures are captioned for the log.
     """
 
-    every_steps: int = 10
-    eval_every_steps: int | None = None
-    eval_captions: int = 4
+    every_steps: Count = 10
+    eval_every_steps: Count | None = None
+    eval_captions: CountOrZero = 4
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-    name: str | None = None
-
-    def __post_init__(self) -> None:
-        checks = Checks(section="logging", config=self)
-        checks.choices()
-        checks.at_least(1, "every_steps", "eval_every_steps")
-        checks.at_least(0, "eval_captions")
+    name: Text | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,7 +241,7 @@ class TrainConfig:
         config = read_sections(cls, with_overrides(read_file(path, "--config"), overrides), _REQUIRED)
         if config.data.mixture is None:
             return config
-        sets = mixture.read(config.data.mixture, warn)
+        sets = mixture.read_mixture(config.data.mixture, warn)
         return replace(config, data=replace(config.data, train=sets, mixture=None))
 
     def check_files(self) -> None:
@@ -299,7 +268,7 @@ class TrainConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """Sections of keys, in what JSON knows."""
-        values: dict[str, Any] = _plain(asdict(self))
+        values: dict[str, Any] = _as_json(asdict(self))
         return values
 
 
@@ -311,10 +280,10 @@ def _check_labels(key: str, sets: Sequence[DataSet]) -> None:
         raise OptionError(key, twice, "is there twice", hint="Add up the ratios, or give each a name of its own.")
 
 
-def _plain(value: Any) -> Any:
-    """`value` as JSON has it: lists for tuples, texts for paths."""
+def _as_json(value: Any) -> Any:
+    """Lists for tuples, texts for paths."""
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: _as_json(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
+        return [_as_json(each) for each in value]
     return str(value) if isinstance(value, Path) else value

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from omnicap_cli.training.data.packing import pack, shuffled
+from omnicap_cli.training.data.packing import pack, random_order
 
 _GROUP_BATCHES: Final = (
     50  # of which the samples are sorted by length together; the Trainer of transformers has as many
@@ -93,10 +93,12 @@ def plan_batches(
     epochs: list[tuple[Numbers, Numbers]] = []
     num_batches = 0
     while len(epochs) < num_epochs if max_batches is None else num_batches < max_batches:
-        samples, row_starts = _rows(lengths, patches, packing, batch_size * num_processes, _seed(seed, len(epochs)))
+        samples, row_starts = _rows_of_epoch(
+            lengths, patches, packing, batch_size * num_processes, _epoch_seed(seed, len(epochs))
+        )
         epochs.append((samples, row_starts))
         num_batches += -(-(len(row_starts) - 1) // batch_size)
-    return _joined(epochs, batch_size, max_batches)
+    return _join_epochs(epochs, batch_size, max_batches)
 
 
 def length_groups(lengths: Numbers, group_size: int, seed: int) -> Numbers:
@@ -104,21 +106,21 @@ def length_groups(lengths: Numbers, group_size: int, seed: int) -> Numbers:
 
     The group of the longest comes first: what is going to run out of memory does so at once.
     """
-    order = shuffled(len(lengths), np.random.PCG64(seed))
+    order = random_order(len(lengths), np.random.PCG64(seed))
     span = group_size * _GROUP_BATCHES
     # the last has a whole group at least: what is left over in the end are the shortest of it
     chunks = np.split(order, range(span, len(order) - group_size + 1, span))
     order = np.concatenate([chunk[np.argsort(-lengths[chunk], kind="stable")] for chunk in chunks])
     num_whole = len(order) // group_size
     groups = order[: num_whole * group_size].reshape(num_whole, group_size)
-    places = shuffled(num_whole, np.random.PCG64(seed + 1))
+    places = random_order(num_whole, np.random.PCG64(seed + 1))
     if num_whole:
         longest = int(np.argmax(lengths[groups].max(axis=1)))
         places = np.concatenate([[longest], places[places != longest]])
     return np.concatenate([groups[places].ravel(), order[num_whole * group_size :]])
 
 
-def _rows(
+def _rows_of_epoch(
     lengths: Numbers, patches: Numbers, packing: PackingLimits | None, group_size: int, seed: int
 ) -> tuple[Numbers, Numbers]:
     """The samples of an epoch, and where rows of them begin."""
@@ -135,7 +137,7 @@ def _rows(
     return packs.samples, packs.starts
 
 
-def _joined(epochs: Sequence[tuple[Numbers, Numbers]], batch_size: int, max_batches: int | None) -> BatchPlan:
+def _join_epochs(epochs: Sequence[tuple[Numbers, Numbers]], batch_size: int, max_batches: int | None) -> BatchPlan:
     row_starts, batch_starts, epoch_starts = [np.zeros(1, np.int64)], [np.zeros(1, np.int64)], [0]
     num_samples = num_rows = 0
     for samples, starts in epochs:
@@ -152,5 +154,5 @@ def _joined(epochs: Sequence[tuple[Numbers, Numbers]], batch_size: int, max_batc
     )
 
 
-def _seed(seed: int, epoch: int) -> int:
+def _epoch_seed(seed: int, epoch: int) -> int:
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from omnicap_cli.training.config.mixture import DataSet, chosen, num_chosen
+from omnicap_cli.training.config.mixture import DataSet, choose_records, num_chosen
 from omnicap_cli.training.data.record_index import DataError, RecordIndex
 
 TooLong = Literal["refuse", "drop", "truncate"]
@@ -97,7 +97,7 @@ def _pick(
     each: DataSet, index: RecordIndex, max_tokens: int, too_long: TooLong, seed: int
 ) -> tuple[npt.NDArray[np.int64], SetCounts]:
     """The records that an epoch takes of a set. The part is drawn first, so that limits don't change it."""
-    numbers = chosen(len(index), each.ratio, seed, each.label)
+    numbers = choose_records(len(index), each.ratio, seed, each.label)
     if len(numbers) != num_chosen(len(index), each.ratio):
         raise AssertionError(f"{each.label}: {len(numbers)} samples are not {each.ratio} of {len(index)}")
     is_long = index.sequence_lengths[numbers] > max_tokens

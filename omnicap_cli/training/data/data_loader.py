@@ -46,11 +46,11 @@ class BatchMaker:
     def make(self, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
         """What the model takes for rows of samples, and STATS; or FAILURE alone."""
         try:
-            return self._made(rows)
+            return self._make_batch(rows)
         except OmnicapError as error:
             return {FAILURE: error}
 
-    def _made(self, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
+    def _make_batch(self, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
         read = [[self._example(sample) for sample in row] for row in rows]
         examples = [[each for each in row if isinstance(each, Example)] for row in read]
         examples = [row for row in examples if row]
@@ -95,7 +95,7 @@ class RankBatches(Dataset[dict[str, Any]]):
         return self._maker.make(self._plan.rows(number * self._num_processes + self._process))
 
     def loader(self, *, num_workers: int) -> DataLoader[dict[str, Any]]:
-        """In the order of the plan, one batch at a time, to be `received`.
+        """In the order of the plan, one batch at a time, to be taken by `as_tensors`.
 
         It draws nothing from the numbers that dropout draws from.
         """
@@ -106,7 +106,7 @@ class RankBatches(Dataset[dict[str, Any]]):
             num_workers=num_workers,
             generator=torch.Generator(),
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_serve if num_workers else None,
+            worker_init_fn=_prepare_worker if num_workers else None,
         )
 
 
@@ -116,12 +116,12 @@ def _only(batches: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return batches[0] | {name: each.numpy() for name, each in tensors.items() if each.nbytes <= _SMALL_BYTES}
 
 
-def received(batch: dict[str, Any]) -> dict[str, Any]:
+def as_tensors(batch: dict[str, Any]) -> dict[str, Any]:
     """What a loader gave, as a model takes it."""
     return {name: torch.from_numpy(each) if isinstance(each, np.ndarray) else each for name, each in batch.items()}
 
 
-def _serve(_: int) -> None:
+def _prepare_worker(_: int) -> None:
     """In a worker process: leave the cores to the training, and signals to the process that it works for.
 
     Launchers and terminals send them to the whole group, and a run without workers couldn't go on to its checkpoint.

@@ -101,7 +101,7 @@ class ExampleReader:
         Raises ItemError where a picture or clip can't be had, UncuttableError where a part of one would be cut off,
         DataError where the counts are of something else.
         """
-        sample, task_type = self._checked(record)
+        sample, task_type = self._sample_of(record)
         limits = self._input.grid_for(max(1, len(sample.images)))
         size = {"shortest_edge": limits.min_pixels, "longest_edge": limits.max_pixels}
         images = [self._image(name, size) for name in sample.images]
@@ -110,7 +110,7 @@ class ExampleReader:
         parts = self._input.parts(sample, task_type, image_media, [media for _, media, _ in clips])
         sequence = self._input.builder.build(parts)
         if len(sequence.input_ids) != record["sequence_length"]:
-            raise stale(record, len(sequence.input_ids))
+            raise stale_counts_error(record, len(sequence.input_ids))
         ids = np.array(sequence.input_ids)
         blocks = self._blocks(sample, images, clips)
         is_visual = np.isin(ids, (self.layout.image_token_id, self.layout.video_token_id))
@@ -123,8 +123,8 @@ class ExampleReader:
             input_ids=torch.from_numpy(ids[:end]),
             labels=torch.tensor(sequence.labels[:end]),
             positions=torch.from_numpy(positions[:, :end]),
-            images=_joined(images),
-            clips=_joined([patches for patches, _, _ in clips]),
+            images=_join_patches(images),
+            clips=_join_patches([patches for patches, _, _ in clips]),
             clip_seconds=tuple(seconds for _, _, seconds in clips) if self.layout.tokens_per_second else (),
         )
 
@@ -146,7 +146,7 @@ class ExampleReader:
             is_blank=True,
         )
 
-    def _checked(self, record: Mapping[str, Any]) -> tuple[Sample, str]:
+    def _sample_of(self, record: Mapping[str, Any]) -> tuple[Sample, str]:
         try:
             sample = Sample.of_record(record)
             return sample, self._input.task_type(sample)
@@ -197,14 +197,14 @@ class ExampleReader:
         return VisualBlock(t, h // self.layout.merge_size, w // self.layout.merge_size)
 
 
-def stale(record: Mapping[str, Any], num_tokens: int) -> DataError:
+def stale_counts_error(record: Mapping[str, Any], num_tokens: int) -> DataError:
     """What to raise for a record that was counted for another model, or before its pictures changed."""
     counted = record.get("sequence_length")
     what = f"{record.get('id')}: counted as {counted:,} tokens, and now it is {num_tokens:,}"
     return DataError(f"{what}: its counts are those of another model, pixel limit or picture", hint=_COUNT_AGAIN)
 
 
-def _joined(patches: Sequence[Patches]) -> Patches | None:
+def _join_patches(patches: Sequence[Patches]) -> Patches | None:
     if not patches:
         return None
     return Patches(torch.cat([each.pixel_values for each in patches]), torch.cat([each.grid_thw for each in patches]))

@@ -59,17 +59,17 @@ def pack(
         raise ValueError(f"a window of {window} samples")
     if patches is None or max_patches is None:
         patches, max_patches = np.zeros_like(lengths), 0
-    _check("tokens", lengths, at_least=1, at_most=max_tokens)
-    _check("patches", patches, at_least=0, at_most=max_patches)
+    _check_sizes("tokens", lengths, at_least=1, at_most=max_tokens)
+    _check_sizes("patches", patches, at_least=0, at_most=max_patches)
 
     generator = np.random.PCG64(seed)
-    order = shuffled(len(lengths), generator)
+    order = random_order(len(lengths), generator)
     pack_of, num_packs = np.empty(len(lengths), np.int64), 0
     for run in np.array_split(order, max(len(lengths) // window, 1)):
         numbers = _pack_window(lengths[run], patches[run], max_tokens, max_patches)
         pack_of[run] = numbers + num_packs
         num_packs += int(numbers.max(initial=-1)) + 1
-    pack_of = shuffled(num_packs, generator)[pack_of]
+    pack_of = random_order(num_packs, generator)[pack_of]
     starts = np.concatenate(([0], np.cumsum(np.bincount(pack_of, minlength=num_packs))))
     return Packs(samples=np.argsort(pack_of, kind="stable"), starts=starts)
 
@@ -92,13 +92,13 @@ def lower_bound(sizes: npt.NDArray[np.int64], capacity: int) -> int:
     return int(num_up_to[-1] - num_up_to[half] + max(num_more.max(), 0))
 
 
-def _check(unit: str, sizes: npt.NDArray[np.int64], *, at_least: int, at_most: int) -> None:
+def _check_sizes(unit: str, sizes: npt.NDArray[np.int64], *, at_least: int, at_most: int) -> None:
     wrong = np.flatnonzero((sizes < at_least) | (sizes > at_most))
     if len(wrong):
         raise ValueError(f"sample {wrong[0]} has {sizes[wrong[0]]} {unit}, not {at_least} to {at_most}")
 
 
-def shuffled(num: int, generator: np.random.PCG64) -> npt.NDArray[np.int64]:
+def random_order(num: int, generator: np.random.PCG64) -> npt.NDArray[np.int64]:
     """The numbers below `num` in random order.
 
     By raw bits, whose stream numpy promises to keep; it may change that of `permutation` from version to version.

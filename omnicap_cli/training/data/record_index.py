@@ -11,6 +11,7 @@ import os
 import zipfile
 from array import array
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -18,11 +19,14 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from omnicap_cli.core.files.atomic import replacing, write_error
+from omnicap_cli.core.files.atomic import writing
+from omnicap_cli.core.files.file_state import FileState
+from omnicap_cli.core.files.line_index import LineIndex, open_index
 from omnicap_cli.core.files.locks import locked
 from omnicap_cli.errors import OmnicapError
 
 _PACKED: Final = (".gz", ".zst", ".bz2")
+_ARRAYS: Final = ("offsets", "sequence_lengths", "num_visual_tokens")
 _COUNT_IT: Final = "omnicap tokenize counts a data set, and omnicap merge makes one file of it: train on that."
 
 
@@ -31,17 +35,13 @@ class DataError(OmnicapError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class RecordIndex:
-    """The records of a file: arrays of shape (num_records,).
+class RecordIndex(LineIndex):
+    """The records of a file: arrays of shape (num_records,), since each may be entered at any moment.
 
     `offsets` are of bytes, `sequence_lengths` in tokens of the whole sequence, `num_visual_tokens` those of pictures
-    and clips among them. `num_bytes` and `mtime_ns` are of the file, `digest` of its content.
+    and clips among them.
     """
 
-    path: str
-    num_bytes: int
-    mtime_ns: int
-    digest: str
     offsets: npt.NDArray[np.int64]
     sequence_lengths: npt.NDArray[np.int32]
     num_visual_tokens: npt.NDArray[np.int32]
@@ -57,15 +57,10 @@ class RecordIndex:
         kept = cache / f"{path.stem}-{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:12]}.npz"
         with locked(kept.with_suffix(".lock"), what=kept, waits=True):
             try:
-                found = path.stat()
-                known = _read(kept, path, found)
-                if known is None:
-                    with path.open("rb") as file:
-                        known = _scanned(path, file, found)
-                    _write(kept, known)
+                known = _read_arrays(kept, path)
+                return open_index(path, known, partial(_scan_records, path), partial(_write_arrays, kept))
             except OSError as error:
                 raise DataError(f"can't read {path}: {error.strerror}") from error
-        return known
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -81,12 +76,13 @@ class RecordIndex:
         return record
 
 
-def _scanned(path: Path, file: BinaryIO, found: os.stat_result) -> RecordIndex:
+def _scan_records(path: Path, file: BinaryIO) -> RecordIndex:
+    num_bytes, mtime_ns = FileState.of(os.fstat(file.fileno())).content
     offsets, lengths, visual = array("q"), array("i"), array("i")
     offset, digest = 0, hashlib.sha256()
     for number, line in enumerate(file, 1):
         if line.strip():
-            length, num_visual = _counts(path, number, line)
+            length, num_visual = _token_counts(path, number, line)
             offsets.append(offset)
             lengths.append(length)
             visual.append(num_visual)
@@ -94,8 +90,8 @@ def _scanned(path: Path, file: BinaryIO, found: os.stat_result) -> RecordIndex:
         digest.update(line)
     return RecordIndex(
         path=str(path.resolve()),
-        num_bytes=found.st_size,
-        mtime_ns=found.st_mtime_ns,
+        num_bytes=num_bytes,
+        mtime_ns=mtime_ns,
         digest=digest.hexdigest(),
         offsets=np.array(offsets, np.int64),
         sequence_lengths=np.array(lengths, np.int32),
@@ -103,12 +99,12 @@ def _scanned(path: Path, file: BinaryIO, found: os.stat_result) -> RecordIndex:
     )
 
 
-def _counts(path: Path, number: int, line: bytes) -> tuple[int, int]:
+def _token_counts(path: Path, number: int, line: bytes) -> tuple[int, int]:
     """Tokens of a record's sequence, and the visual ones among them. Raises DataError."""
     if number == 1 and line.startswith(b"["):
         raise DataError(f"{path} is a JSON array, and not a record on each line", hint=_COUNT_IT)
     try:
-        record = orjson.loads(line)
+        record = orjson.loads(line)  # at once, and not by jsonlines: there may be many millions of lines
         length, visual = record["sequence_length"], record["image_token_num"]
     except ValueError as error:
         raise DataError(f"{path}, line {number:,}: not a record on a line: {error}", hint=_COUNT_IT) from error
@@ -119,31 +115,21 @@ def _counts(path: Path, number: int, line: bytes) -> tuple[int, int]:
     return length, visual
 
 
-def _read(kept: Path, path: Path, found: os.stat_result) -> RecordIndex | None:
+def _read_arrays(kept: Path, path: Path) -> RecordIndex | None:
+    """The index that was kept of `path`, of whatever state of it; None where there is none that can be read."""
     with contextlib.suppress(OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile), np.load(kept) as arrays:
-        if arrays["state"].tolist() == [found.st_size, found.st_mtime_ns]:
-            return RecordIndex(
-                path=str(path.resolve()),
-                num_bytes=found.st_size,
-                mtime_ns=found.st_mtime_ns,
-                digest=str(arrays["digest"]),
-                offsets=arrays["offsets"],
-                sequence_lengths=arrays["sequence_lengths"],
-                num_visual_tokens=arrays["num_visual_tokens"],
-            )
+        num_bytes, mtime_ns = arrays["state"].tolist()
+        return RecordIndex(
+            path=str(path.resolve()),
+            num_bytes=num_bytes,
+            mtime_ns=mtime_ns,
+            digest=str(arrays["digest"]),
+            **{name: arrays[name] for name in _ARRAYS},
+        )
     return None
 
 
-def _write(kept: Path, index: RecordIndex) -> None:
-    try:
-        with replacing(kept) as file:
-            np.savez(
-                file,
-                state=np.array([index.num_bytes, index.mtime_ns], np.int64),
-                digest=np.array(index.digest),
-                offsets=index.offsets,
-                sequence_lengths=index.sequence_lengths,
-                num_visual_tokens=index.num_visual_tokens,
-            )
-    except OSError as error:
-        raise write_error(kept, error) from error
+def _write_arrays(kept: Path, index: RecordIndex) -> None:
+    state, digest = np.array([index.num_bytes, index.mtime_ns], np.int64), np.array(index.digest)
+    with writing(kept) as file:
+        np.savez(file, state=state, digest=digest, **{name: getattr(index, name) for name in _ARRAYS})

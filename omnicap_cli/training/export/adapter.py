@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from omnicap_cli.core.files.words import gigabytes, listed
+from omnicap_cli.core.files.words import first_line, gigabytes, listed
 from omnicap_cli.core.models.devices import Dtype, Placement
 from omnicap_cli.core.models.loading import check_architecture, check_weights, load_model
 from omnicap_cli.core.models.machine import missing_extra
@@ -29,10 +29,10 @@ _DTYPE_OF: Final[dict[str, Dtype]] = {"F32": "float32", "BF16": "bfloat16", "F16
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _FSDP_PARTS: Final = "pytorch_model_fsdp_0"
 
-_Found = TypeVar("_Found")
+_FoundModel = TypeVar("_FoundModel")
 
 
-class Base:
+class BaseModel:
     """The model that training started from, by the note of a checkpoint; it is looked for when it is needed."""
 
     def __init__(self, checkpoint: Path, asked: str | None) -> None:
@@ -55,16 +55,16 @@ class Base:
     @functools.cached_property
     def folder(self) -> Path:
         """Where everything of it is but the weights."""
-        return self._found(find_processor)
+        return self._find_or_explain(find_processor)
 
     def files(self, warn: Callable[[str], None]) -> ModelFiles:
         """All of it; `warn` hears where it may be another than the one that was trained."""
-        files = self._found(lambda name, revision: ModelFiles.find(name, revision).fetched())
+        files = self._find_or_explain(lambda name, revision: ModelFiles.find(name, revision).fetched())
         if self._fingerprint not in (None, files.fingerprint):
             warn(f"{self.name} was changed or copied since it was trained on: the weights have to be the same")
         return files
 
-    def _found(self, find: Callable[[str, str | None], _Found]) -> _Found:
+    def _find_or_explain(self, find: Callable[[str, str | None], _FoundModel]) -> _FoundModel:
         try:
             return find(self.name, self._revision)
         except OmnicapError as error:
@@ -74,10 +74,10 @@ class Base:
             raise CheckpointError(what, hint="Say where it is now with --model.") from error
 
 
-def trained(checkpoint: Path, base: Base, dtype: str) -> Any:
+def load_trained(checkpoint: Path, base: BaseModel, dtype: str) -> Any:
     """The model whose own weights were trained."""
-    files = _files(checkpoint)
-    model = _loaded(files, dtype).to(_torch_dtype(files, dtype))
+    files = _checkpoint_files(checkpoint)
+    model = _load_as_stored(files, dtype).to(_torch_dtype(files, dtype))
     name = "generation_config.json"
     if not (checkpoint / name).exists() and (base.folder / name).exists():
         from transformers import GenerationConfig
@@ -86,9 +86,9 @@ def trained(checkpoint: Path, base: Base, dtype: str) -> Any:
     return model
 
 
-def _files(checkpoint: Path) -> ModelFiles:
+def _checkpoint_files(checkpoint: Path) -> ModelFiles:
     try:
-        config, weights = read_object(checkpoint / "config.json"), _consolidated(checkpoint)
+        config, weights = read_object(checkpoint / "config.json"), _consolidated_weights(checkpoint)
     except OSError as error:
         what = f"{checkpoint} can't be read: {error.filename}: {error.strerror}"
         raise CheckpointError(what, hint="Take another checkpoint.") from error
@@ -97,14 +97,14 @@ def _files(checkpoint: Path) -> ModelFiles:
     )
 
 
-def _consolidated(checkpoint: Path) -> Weights:
+def _consolidated_weights(checkpoint: Path) -> Weights:
     if not (checkpoint / _FSDP_PARTS).is_dir() or list(checkpoint.glob("model*.safetensors*")):
         return read_weights(checkpoint)
     how = f"Join them: accelerate merge-weights {checkpoint / _FSDP_PARTS} {checkpoint}"
     raise CheckpointError(f"{checkpoint} has its weights in the parts that FSDP left", hint=how)
 
 
-def merged(checkpoint: Path, base: Base, dtype: str, warn: Callable[[str], None]) -> Any:
+def merge_adapter(checkpoint: Path, base: BaseModel, dtype: str, warn: Callable[[str], None]) -> Any:
     """The model with the adapter's matrices in its own.
 
     They are added in float32 to weights as they are stored, and rounded once: `safe_merge` of peft rounds twice.
@@ -113,7 +113,7 @@ def merged(checkpoint: Path, base: Base, dtype: str, warn: Callable[[str], None]
     if "quantization_config" in files.config:
         what = f"{files.name} is quantised, and an adapter can't be merged into that"
         raise EngineError(what, hint="Give the model that it was quantised from with --model.")
-    adapted = _with_adapter(_loaded(files, dtype), checkpoint, base.name)
+    adapted = _with_adapter(_load_as_stored(files, dtype), checkpoint, base.name)
     return adapted.merge_and_unload(safe_merge=False).to(_torch_dtype(files, dtype))
 
 
@@ -144,7 +144,7 @@ def _with_adapter(model: Any, checkpoint: Path, base: str) -> Any:
     return adapted
 
 
-def _loaded(files: ModelFiles, dtype: str) -> Any:
+def _load_as_stored(files: ModelFiles, dtype: str) -> Any:
     """A model on the CPU, with its weights as they are stored. Raises EngineError."""
     check_architecture(files)
     assert files.weights is not None
@@ -157,8 +157,7 @@ def _loaded(files: ModelFiles, dtype: str) -> Any:
     try:
         model, info = load_model(files.folder, Placement(device="cpu", dtype=stored, attn="sdpa"), ["cpu"])
     except Exception as error:  # of any kind, since transformers checks little by itself
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise EngineError(f"{files.name} can't be loaded: {reason}", hint="--debug shows where.") from error
+        raise EngineError(f"{files.name} can't be loaded: {first_line(error)}", hint="--debug shows where.") from error
     check_weights(files, info)
     return model
 

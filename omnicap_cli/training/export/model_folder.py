@@ -1,6 +1,6 @@
 """A checkpoint made into a model: a folder with all that transformers and vLLM load beside the weights.
 
-Where the weights come from, `merging` knows; here is what is written, and what is left alone.
+Where the weights come from, `adapter` knows; here is what is written, and what is left alone.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from omnicap_cli.core.models.library_logs import libraries_quiet
 from omnicap_cli.core.models.loading import load_processor
 from omnicap_cli.core.models.model_files import ModelFiles
 from omnicap_cli.errors import OmnicapError, OptionError
-from omnicap_cli.training.checkpoints import NOTE, CheckpointError, newest
-from omnicap_cli.training.export.adapter import ADAPTER, Base, check_finite, merged, trained
+from omnicap_cli.training.checkpoints import NOTE, CheckpointError, newest_checkpoint
+from omnicap_cli.training.export.adapter import ADAPTER, BaseModel, check_finite, load_trained, merge_adapter
 
 _DTYPES: Final = ("auto", "bfloat16", "float32")
 _SIZE: Final = re.compile(r"[1-9]\d*[KMGT]B")
@@ -67,7 +67,7 @@ def export_checkpoint(config: ModelExportConfig, warn: Callable[[str], None]) ->
     for _ in range(_NUM_TRIES):
         checkpoint = _find_checkpoint(config.checkpoint)
         try:
-            return _exported(config, checkpoint, warn)
+            return _export_one(config, checkpoint, warn)
         except Exception:  # of many kinds, depending on what was read just then
             if checkpoint.exists():
                 raise
@@ -75,21 +75,25 @@ def export_checkpoint(config: ModelExportConfig, warn: Callable[[str], None]) ->
     raise CheckpointError(f"the run in {config.checkpoint} replaces its checkpoints too soon to be read", hint=hint)
 
 
-def _exported(config: ModelExportConfig, checkpoint: Path, warn: Callable[[str], None]) -> ModelExportReport:
-    base = Base(checkpoint, config.model)
+def _export_one(config: ModelExportConfig, checkpoint: Path, warn: Callable[[str], None]) -> ModelExportReport:
+    base = BaseModel(checkpoint, config.model)
     is_adapter = (checkpoint / ADAPTER).exists()
-    _check_output(config, [checkpoint, Path(base.name)])
+    _check_export_folder(config, [checkpoint, Path(base.name)])
     if config.model and not is_adapter:
         warn(f"{checkpoint} has all weights of its own: of --model only what it lacks beside them is taken")
     for left in leftovers(config.output):
         warn(f"{left} is of an export that was killed, or of one at work: delete it if there is none")
     with libraries_quiet():
-        model = merged(checkpoint, base, config.dtype, warn) if is_adapter else trained(checkpoint, base, config.dtype)
+        model = (
+            merge_adapter(checkpoint, base, config.dtype, warn)
+            if is_adapter
+            else load_trained(checkpoint, base, config.dtype)
+        )
         check_finite(model, checkpoint)
         processor = _processor(checkpoint, base)
         try:
             with replacing_folder(config.output) as folder:
-                _write(folder, model, processor, config.max_shard_size)
+                _save_model(folder, model, processor, config.max_shard_size)
                 weights = ModelFiles.find(str(folder)).weights
         except OmnicapError:
             raise
@@ -112,7 +116,7 @@ def _find_checkpoint(path: Path) -> Path:
     """`path`, or the newest checkpoint in it. Raises CheckpointError where there is none."""
     if (path / NOTE).exists():
         return path
-    if found := newest(path):
+    if found := newest_checkpoint(path):
         return found
     if not path.exists():
         raise CheckpointError(f"{path} is not there", hint="Give a folder checkpoint-N, or the folder of a run.")
@@ -122,7 +126,7 @@ def _find_checkpoint(path: Path) -> Path:
     raise CheckpointError(f"{path} holds no checkpoint", hint="Give a folder that `omnicap train` wrote.")
 
 
-def _check_output(config: ModelExportConfig, needed: list[Path]) -> None:
+def _check_export_folder(config: ModelExportConfig, needed: list[Path]) -> None:
     """Raise OptionError unless the output may be written; `needed` are folders that must not be lost with it."""
     target = config.output.resolve()
     for path in needed:
@@ -139,7 +143,7 @@ def _check_output(config: ModelExportConfig, needed: list[Path]) -> None:
         raise OptionError("--output", str(config.output), problem, hint="Give another folder.")
 
 
-def _processor(checkpoint: Path, base: Base) -> Any:
+def _processor(checkpoint: Path, base: BaseModel) -> Any:
     """That of the checkpoint, and what it lacks from the model that was trained."""
     processor = load_processor(checkpoint if (checkpoint / "processor_config.json").exists() else base.folder)
     if processor.chat_template is None:
@@ -149,7 +153,7 @@ def _processor(checkpoint: Path, base: Base) -> Any:
     return processor
 
 
-def _write(folder: Path, model: Any, processor: Any, max_shard_size: str) -> None:
+def _save_model(folder: Path, model: Any, processor: Any, max_shard_size: str) -> None:
     model.save_pretrained(folder, max_shard_size=max_shard_size)
     processor.save_pretrained(folder)
     for part in (processor.image_processor, getattr(processor, "video_processor", None)):

@@ -23,7 +23,7 @@ from support.training_records import line, published, sample, write_split
 
 from omnicap_cli.core.workers.child import Child
 from omnicap_cli.datasets import streams
-from omnicap_cli.datasets.merging import duplicates, merge_splits, parallel_checks, part_reader, rewriting
+from omnicap_cli.datasets.merging import duplicates, merge_splits, parallel_checks, rewriting, split_reader
 from omnicap_cli.datasets.merging.checked_lines import check_lines
 from omnicap_cli.datasets.merging.merge_splits import DataMergeConfig, DataMergeReport, merge_data
 from omnicap_cli.errors import (
@@ -120,7 +120,7 @@ def test_byte_order_marks_blank_lines_windows_lines_and_a_missing_newline():
 def test_where_files_are_cut_into_pieces_makes_no_difference(monkeypatch, number_of_processes):
     content = BOM + lines(1, 2) + b"{broken\n" + lines(3) + b"\n\n" + lines(4, 1, 5)[:-1]
     path = plain("a.jsonl", content)
-    monkeypatch.setattr(part_reader, "num_cores", lambda: number_of_processes)
+    monkeypatch.setattr(split_reader, "num_cores", lambda: number_of_processes)
     monkeypatch.setattr(parallel_checks, "_MIN_PROCESS_BYTES", 1)
     monkeypatch.setattr(streams, "_BATCH_BYTES", 150)
     for num_bytes in [*range(100, 110), 350, 5000]:
@@ -716,7 +716,7 @@ def test_inputs_that_change_while_they_are_read(monkeypatch, act, piece_bytes):
 
 @pytest.fixture
 def in_processes(monkeypatch):
-    monkeypatch.setattr(part_reader, "num_cores", lambda: 2)
+    monkeypatch.setattr(split_reader, "num_cores", lambda: 2)
     monkeypatch.setattr(parallel_checks, "_MIN_PROCESS_BYTES", 1)
     monkeypatch.setattr(parallel_checks, "_PIECE_BYTES", 2000)
 

@@ -58,8 +58,8 @@ def test_what_is_known_of_a_file_is_kept_while_it_stays(tmp_path, monkeypatch) -
     first = DataFile.open(path, index)
     assert first.digest == hashlib.sha256(b"a\nb").hexdigest()
     scanned = []
-    scan = DataFile._scanned
-    monkeypatch.setattr(DataFile, "_scanned", lambda *of: scanned.append(1) or scan(*of))
+    scan = DataFile._scan
+    monkeypatch.setattr(DataFile, "_scan", lambda *of: scanned.append(1) or scan(*of))
     assert DataFile.open(path, index) == first
     assert not scanned
     os.utime(path, ns=(1, 1))

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from omnicap_cli.training.data import data_loader
 from omnicap_cli.training.data.batch_plan import BatchPlan
 from omnicap_cli.training.data.collating import BatchStats
-from omnicap_cli.training.data.data_loader import STATS, RankBatches, ending_workers, received
+from omnicap_cli.training.data.data_loader import STATS, RankBatches, as_tensors, ending_workers
 
 STATS_OF_IT = BatchStats(
     num_tokens=3, num_supervised_tokens=1, num_places=4, num_patches=0, sample_ids=("a", "b"), num_skipped=1
@@ -37,7 +37,7 @@ def test_nothing_is_changed_on_the_way(num_workers, monkeypatch) -> None:
     with ending_workers():
         loader = batches.loader(num_workers=num_workers)
         assert isinstance(loader, DataLoader)
-        handed_over = [received(batch) for batch in loader]
+        handed_over = [as_tensors(batch) for batch in loader]
     expected = Maker().make([])
     assert len(handed_over) == 2
     for batch in handed_over:

@@ -19,7 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from omnicap_cli.errors import OptionError
 from omnicap_cli.training.attention import BY_SAMPLE, attend_by_sample, takes_lengths
 from omnicap_cli.training.data.collating import collate, stats_of
-from omnicap_cli.training.model import check_isolation, isolates
+from omnicap_cli.training.model import check_isolation, isolates_samples
 
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 PAD = 0
@@ -227,7 +227,7 @@ def test_what_is_counted_of_a_batch(reader, examples) -> None:
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_attention_that_keeps_samples_apart_is_taken(folder, attention) -> None:
     model = AutoModelForImageTextToText.from_pretrained(folder, attn_implementation=attention)
-    assert isolates(model, varlen=False)
+    assert isolates_samples(model, varlen=False)
     check_isolation(model, model.config)
 
 
@@ -235,7 +235,9 @@ def test_attention_that_keeps_samples_apart_is_taken(folder, attention) -> None:
 def test_lengths_that_keep_samples_apart_are_taken(folder, way, monkeypatch) -> None:
     model = with_attention(folder, way, monkeypatch)
     check_isolation(model, model.config)
-    assert not isolates(model, varlen=False) or way == FLASH  # which goes by positions where there are no lengths
+    assert (
+        not isolates_samples(model, varlen=False) or way == FLASH
+    )  # which goes by positions where there are no lengths
 
 
 def test_windows_that_slide_need_a_mask(folder) -> None:

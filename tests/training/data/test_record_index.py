@@ -41,7 +41,7 @@ def test_a_last_line_without_an_end_counts(tmp_path) -> None:
 
 def test_a_known_file_is_not_read_again(path, tmp_path, monkeypatch) -> None:
     first = RecordIndex.open(path, tmp_path / "cache")
-    monkeypatch.setattr(record_index, "_scanned", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(record_index, "_scan_records", lambda *_: pytest.fail("read again"))
     second = RecordIndex.open(path, tmp_path / "cache")
     assert second.offsets.tolist() == first.offsets.tolist()
     assert second.record(2)["id"] == "r2"

@@ -25,7 +25,7 @@ from omnicap_cli.core.models.model_files import ModelFiles
 from omnicap_cli.errors import EngineError, OmnicapError, OptionError
 from omnicap_cli.training.checkpoints import CheckpointError, make_note
 from omnicap_cli.training.config.sections import AdapterConfig
-from omnicap_cli.training.export.adapter import Base, merged
+from omnicap_cli.training.export.adapter import BaseModel, merge_adapter
 from omnicap_cli.training.export.model_folder import ModelExportConfig, export_checkpoint
 from omnicap_cli.training.model import with_adapter
 
@@ -247,8 +247,8 @@ def test_a_model_of_the_hub_is_taken_in_the_state_that_was_trained(tmp_path, mon
     commit = "0123456789abcdef0123456789abcdef01234567"
     values = make_note({"model": {"name": "owner/name", "revision": "main"}}, fingerprint=commit)
     (tmp_path / "omnicap.json").write_text(json.dumps(values))
-    assert Base(tmp_path, None).folder == tmp_path / "cache"
-    assert Base(tmp_path, "other/name").folder == tmp_path / "cache"
+    assert BaseModel(tmp_path, None).folder == tmp_path / "cache"
+    assert BaseModel(tmp_path, "other/name").folder == tmp_path / "cache"
     assert asked == [("owner/name", commit), ("other/name", None)]
 
 
@@ -419,7 +419,7 @@ def omnicap(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def test_a_checkpoint_that_is_replaced_while_it_is_read(base, tmp_path, monkeypatch) -> None:
     """As by a run at work that keeps one: the next one is taken."""
     write_adapter(base, tmp_path / "run/checkpoint-1")
-    original = merged
+    original = merge_adapter
 
     def replaced(checkpoint, *args):
         if checkpoint.name == "checkpoint-1":
@@ -427,7 +427,7 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read(base, tmp_path, monkeypa
             shutil.rmtree(checkpoint)
         return original(checkpoint, *args)
 
-    monkeypatch.setattr("omnicap_cli.training.export.model_folder.merged", replaced)
+    monkeypatch.setattr("omnicap_cli.training.export.model_folder.merge_adapter", replaced)
     config = ModelExportConfig(checkpoint=tmp_path / "run", output=tmp_path / "out")
     assert export_checkpoint(config, lambda _: None).checkpoint == str(tmp_path / "run/checkpoint-2")
 

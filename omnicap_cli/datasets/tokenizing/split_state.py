@@ -1,16 +1,19 @@
-"""What an earlier run left of the splits of a data set: whether it can be taken as it is, or is in the way."""
+"""What an earlier run left of the splits of a data set: whether it can be taken as it is, or is in the way.
+
+It reads the notes of splits, and no record.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-import orjson
-
-from omnicap_cli.core.files.atomic import write_error
+from omnicap_cli.core.files.atomic import write_errors
 from omnicap_cli.datasets.splits import Split, SplitNote, partial_of
+from omnicap_cli.datasets.tokenizing.checkpoint import Checkpoint
 from omnicap_cli.errors import OptionError, UsageError
 
 _REMAKE: Final = "Pass --overwrite to make all of it again, or choose another --name or -o."
@@ -31,21 +34,50 @@ _NAMES: Final = {
 }
 
 
-def find_done(split: Split, settings: dict[str, Any]) -> SplitNote | None:
-    """The note of a split that is whole, or None where it is to be made or gone on with. Nothing is changed.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitState:
+    """What there is of a split: all of it (done), a part or nothing (begun), or something else in its place (foreign).
 
-    Raises UsageError where it was made, or begun, with other settings, or by someone else.
+    `reason` says why it is foreign, or why one that was done is only begun; `changed` are the settings that it was made
+    with and that are others now. `note` is that of one that is done, `is_slow` tells that what is there of one that is
+    begun was counted by the model's tokenizer itself.
     """
-    note = SplitNote.read(split.note)
-    before = note.settings if note else _begun_with(split)
+
+    stage: Literal["done", "begun", "foreign"]
+    reason: str = ""
+    changed: Sequence[str] = ()
+    note: SplitNote | None = None
+    is_slow: bool = False
+
+
+def split_state(split: Split, settings: Mapping[str, Any]) -> SplitState:
+    """Whether a split is done, begun or foreign to a run with these settings. Nothing is changed.
+
+    Raises JournalError where its note can't be read.
+    """
+    note, checkpoint = SplitNote.read(split.note), Checkpoint.read(split.checkpoint)
+    before = note or checkpoint
     if before is None:
         if split.output.exists():
-            raise UsageError(f"{split.output} is there already, and no note tells what it was made of", hint=_REMAKE)
-        return None
-    changed = _changed(before, settings)
+            reason = f"{split.output} is there already, and no note tells what it was made of"
+            return SplitState(stage="foreign", reason=reason)
+        return SplitState(stage="begun")
+    changed = [_NAMES.get(name, name) for name in settings if before.settings.get(name) != settings[name]]
     if changed:
-        raise UsageError(f"{split.output} was made with something else: {', '.join(changed)} changed", hint=_REMAKE)
-    return note if note and _is_whole(split, note) else None
+        reason = f"{split.output} was made with something else: {', '.join(changed)} changed"
+        return SplitState(stage="foreign", reason=reason, changed=changed)
+    if note and _is_whole(split, note):
+        return SplitState(stage="done", note=note)
+    reason = f"{split.output} is not as it was left" if note else ""
+    return SplitState(stage="begun", reason=reason, is_slow=checkpoint is not None and not checkpoint.is_fast)
+
+
+def own_split_state(split: Split, settings: Mapping[str, Any]) -> SplitState:
+    """The state of a split that is done or begun. Raises UsageError where it is foreign, JournalError as above."""
+    state = split_state(split, settings)
+    if state.stage == "foreign":
+        raise UsageError(state.reason, hint=_REMAKE)
+    return state
 
 
 def check_data(data: str, split: Split) -> None:
@@ -62,19 +94,16 @@ def check_others(splits: Sequence[Split], settings: dict[str, Any]) -> None:
     All that are there go with each other, so one of them tells.
     """
     first, indices = splits[0], {split.index for split in splits}
-    others = [each for each in existing(first.folder, first.name) if each.index not in indices]
+    others = [each for each in splits_in(first.folder, first.name) if each.index not in indices]
     for other in (each for each in others if each.index >= first.num_splits):
         what = f"{other.output} is left from a run with more than {first.num_splits:,} splits"
         raise UsageError(what, hint=_REMOVE)
-    for other in others[:1]:
-        note = SplitNote.read(other.note)
-        changed = _changed(note.settings if note else _begun_with(other), settings)
-        if changed:
-            what = f"{other.output} was made with something else: {', '.join(changed)} changed"
-            raise UsageError(what, hint=_REMOVE)
+    for state in (split_state(other, settings) for other in others[:1]):
+        if state.changed:
+            raise UsageError(state.reason, hint=_REMOVE)
 
 
-def existing(folder: Path, name: str) -> Iterator[Split]:
+def splits_in(folder: Path, name: str) -> Iterator[Split]:
     """The splits of which there is anything."""
     found = set()
     for place in (folder, folder / "meta"):
@@ -86,42 +115,15 @@ def existing(folder: Path, name: str) -> Iterator[Split]:
         yield Split(folder=folder, name=name, index=index, num_splits=0)
 
 
-def _changed(before: dict[str, Any] | None, settings: dict[str, Any]) -> list[str]:
-    """What is not as it was, where that is known."""
-    names = settings if before is not None else ()
-    return [_NAMES.get(name, name) for name in names if before and before.get(name) != settings[name]]
-
-
-def remove(split: Split) -> None:
+def remove_split(split: Split) -> None:
     """Remove what there is of a split, the notes last: without them nobody knows whose the rest is.
 
     Raises JournalWriteError.
     """
     files = [split.output, split.rejects]
     for path in (*files, *map(partial_of, files), split.checkpoint, split.note):
-        try:
+        with write_errors(path):
             path.unlink(missing_ok=True)
-        except OSError as error:
-            raise write_error(path, error) from error
-
-
-def was_begun_slowly(split: Split) -> bool:
-    """Whether what is there of it was counted by the model's tokenizer itself."""
-    return _checkpoint(split).get("is_fast") is False
-
-
-def _begun_with(split: Split) -> dict[str, Any] | None:
-    """The settings of a split that was not finished."""
-    settings = _checkpoint(split).get("settings")
-    return settings if isinstance(settings, dict) else None
-
-
-def _checkpoint(split: Split) -> dict[str, Any]:
-    try:
-        checkpoint = orjson.loads(split.checkpoint.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return checkpoint if isinstance(checkpoint, dict) else {}
 
 
 def _is_whole(split: Split, note: SplitNote) -> bool:
