@@ -34,7 +34,7 @@ from omnicap_cli.core.runs.records import Prompt, Request, Result, Settings
 from omnicap_cli.core.runs.sinks import JournalSink
 from omnicap_cli.engines.generation import Generation
 from omnicap_cli.engines.huggingface.captioner import Captioner, Question
-from omnicap_cli.engines.huggingface.decoding import Row
+from omnicap_cli.engines.huggingface.decoding import GeneratedRow
 from omnicap_cli.engines.huggingface.engine import HuggingFaceEngine
 from omnicap_cli.engines.registry import DeviceOptions, EngineOptions
 from omnicap_cli.media.sources import Sources
@@ -96,8 +96,8 @@ class TimedCaptioner(Captioner):
         self.model_seconds = 0.0
         self.resident: list[float] = []  # MB after each batch
 
-    def _row(self, question: Question, _generation: Generation) -> Row:
-        return Row(max_new_tokens=self._job.length_of(question.request))
+    def _row(self, question: Question, _generation: Generation) -> GeneratedRow:
+        return GeneratedRow(max_new_tokens=self._job.length_of(question.request))
 
     def answer(self, questions: Sequence[Question], on_result: Callable[[Result], None]) -> None:
         started = time.perf_counter()

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Final
 
 from omnicap_cli.core.prompts.catalogue import AUTO, Catalogue
 from omnicap_cli.core.runs.journal import Journal, read_index
-from omnicap_cli.core.runs.pipeline import Pipeline, Policy, Sink, Tally
+from omnicap_cli.core.runs.pipeline import Pipeline, Policy, RunTally, Sink
 from omnicap_cli.core.runs.planning import RequestPlan
 from omnicap_cli.core.runs.records import Item, Prompt, Settings
 from omnicap_cli.core.runs.run_note import RunMeta, journal_beside
@@ -217,7 +217,7 @@ class CaptionRun:
         export = self._config.export
         return exit_code if export is None else max(exit_code, run_export(export, self._console))
 
-    def _loop(self, sink: Sink, interrupts: Interrupts, report: RunReport) -> Tally:
+    def _loop(self, sink: Sink, interrupts: Interrupts, report: RunReport) -> RunTally:
         groups = self._plan.requests(self._config.items(self._stdin, self._console.warning))
         pipeline = Pipeline(
             groups,
@@ -249,7 +249,7 @@ class CaptionRun:
                     return
             report.set_total(num_items * len(self._plan.prompts))
 
-    def _conclude(self, tally: Tally, interrupts: Interrupts) -> int:
+    def _conclude(self, tally: RunTally, interrupts: Interrupts) -> int:
         if interrupts.exit_code is None and not tally.num_planned:
             self._console.warning("no pictures or pages among the inputs: nothing to do")
         else:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 
 from omnicap_cli.core.runs.engine import Forecast
-from omnicap_cli.core.runs.journal import Contents
+from omnicap_cli.core.runs.journal import JournalContents
 from omnicap_cli.core.runs.planning import RequestPlan
 from omnicap_cli.core.runs.records import Item, Request, Settings
 from omnicap_cli.errors import ItemError
@@ -18,7 +18,7 @@ from omnicap_cli.media.names import is_url
 def count_plan(
     items: Iterable[Item],
     plan: RequestPlan,
-    contents: Contents | None,
+    contents: JournalContents | None,
     *,
     retry_failed: bool,
     forecast: Forecast | None = None,
@@ -53,7 +53,7 @@ def count_plan(
 
 
 def _count_requests(
-    requests: Iterable[Request], contents: Contents | None, counts: dict[str, float], *, retry_failed: bool
+    requests: Iterable[Request], contents: JournalContents | None, counts: dict[str, float], *, retry_failed: bool
 ) -> list[Request]:
     """Count the requests of one item; those that are to be done."""
     to_do = []

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Final
 
 from omnicap_cli.core.files.words import duration, printable
-from omnicap_cli.core.runs.pipeline import Tally
+from omnicap_cli.core.runs.pipeline import RunTally
 from omnicap_cli.core.runs.records import Request, Result
 from omnicap_cli.core.runs.run_note import RunMeta
 from omnicap_cli.terminal.console import Console
@@ -40,7 +40,7 @@ class RunReport:
     ) -> None:
         self._progress.stop()
 
-    def take(self, request: Request, result: Result, tally: Tally) -> None:
+    def take(self, request: Request, result: Result, tally: RunTally) -> None:
         """Tell of one result."""
         if result.error:
             self._show_error(request, result.error.message)
@@ -59,13 +59,13 @@ class RunReport:
         self._meta.num_requests = self._progress.num_total = num_requests
         self._meta.updated = 0.0  # so that the next result takes it into the note
 
-    def end(self, tally: Tally, *, whole: bool) -> None:
+    def end(self, tally: RunTally, *, whole: bool) -> None:
         """The last counts; a `whole` run has planned every request there is."""
         self._meta_counts(tally)
         if whole:
             self._meta.num_requests = tally.num_planned
 
-    def _meta_counts(self, tally: Tally) -> None:
+    def _meta_counts(self, tally: RunTally) -> None:
         self._meta.num_finished, self._meta.num_handled = tally.num_finished, tally.num_handled
         self._meta.num_failed = tally.num_failed + tally.num_failed_before
 
@@ -77,7 +77,7 @@ class RunReport:
             self._console.warning("more items fail; their records say why")
 
 
-def outcome_line(tally: Tally, output: Path | None, *, seconds: float) -> str:
+def outcome_line(tally: RunTally, output: Path | None, *, seconds: float) -> str:
     """The outcome of a run in one line."""
     if not tally.num_finished and tally.num_handled == tally.num_planned > 0:
         failed = f", {tally.num_failed_before:,} of them as errors (--retry-failed)" if tally.num_failed_before else ""

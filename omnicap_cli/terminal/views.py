@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from omnicap_cli.core.prompts.catalogue import Catalogue
     from omnicap_cli.core.runs.journal_merging import MergeReport
     from omnicap_cli.core.runs.records import Prompt
-    from omnicap_cli.core.runs.status import Entry, Status, Total
+    from omnicap_cli.core.runs.status import RunStatus, StatusEntry, StatusTotal
     from omnicap_cli.engines.diagnosis import Finding
 
 
@@ -49,7 +49,7 @@ def _plan_value(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int | float) else str(value)
 
 
-def show_status(console: Console, status: Status, *, as_json: bool) -> None:
+def show_status(console: Console, status: RunStatus, *, as_json: bool) -> None:
     """What `omnicap status` found."""
     if as_json:
         return show_json(console, asdict(status))
@@ -65,7 +65,7 @@ def show_status(console: Console, status: Status, *, as_json: bool) -> None:
     return _show_lines(console, rows_as_lines(rows + _run_rows(status)))
 
 
-def _run_rows(status: Status) -> list[tuple[str, str]]:
+def _run_rows(status: RunStatus) -> list[tuple[str, str]]:
     """What the latest run had to do, which may be less than the journal holds, or more."""
     lasted = f", {duration(status.seconds)}" if status.seconds is not None else ""
     rows = [("latest run", status.state + lasted)]
@@ -81,7 +81,7 @@ def _run_rows(status: Status) -> list[tuple[str, str]]:
     return rows
 
 
-def show_statuses(console: Console, entries: Sequence[Entry], total: Total, *, as_json: bool) -> None:
+def show_statuses(console: Console, entries: Sequence[StatusEntry], total: StatusTotal, *, as_json: bool) -> None:
     """What `omnicap status` found of several journals."""
     from omnicap_cli.core.runs.shard_gaps import describe_shards
 
@@ -101,21 +101,21 @@ def show_statuses(console: Console, entries: Sequence[Entry], total: Total, *, a
     return _show_lines(console, rows_as_lines(notes))
 
 
-def _entry_as_json(entry: Entry) -> dict[str, Any]:
+def _entry_as_json(entry: StatusEntry) -> dict[str, Any]:
     shard = {"shard": str(entry.shard) if entry.shard else None}
     if entry.status is None:
         return {"journal": entry.journal, "error": entry.error} | shard
     return asdict(entry.status) | shard
 
 
-def _entry_row(entry: Entry) -> tuple[str, ...]:
+def _entry_row(entry: StatusEntry) -> tuple[str, ...]:
     name = printable(entry.journal)
     if entry.status is None:
         return name, f"error: {printable(entry.error or '')}"
     return name, entry.status.state, str(entry.shard or ""), *_count_cells(entry.status)
 
 
-def _count_cells(status: Status | Total) -> tuple[str, ...]:
+def _count_cells(status: RunStatus | StatusTotal) -> tuple[str, ...]:
     left = f"{status.num_left:,}" if status.num_left is not None else "?"
     rate = f"{status.rate:.2f}/s" if status.rate is not None else ""
     wait = duration(status.seconds_left) if status.seconds_left is not None else ""

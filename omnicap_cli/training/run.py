@@ -16,7 +16,7 @@ from transformers import AutoConfig, set_seed
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_callback import PrinterCallback
 
-from omnicap_cli.core.files.locks import locked
+from omnicap_cli.core.files.locks import hold_lock
 from omnicap_cli.core.models.library_logs import libraries_quiet
 from omnicap_cli.core.models.loading import load_processor
 from omnicap_cli.core.tokens.training_input import TrainingFormat, TrainingInput
@@ -217,7 +217,7 @@ class TrainingRun:
         with contextlib.ExitStack() as alone:
             with failing_in_all_processes():
                 if self.is_main:
-                    alone.enter_context(locked(output / _LOCK, what=output))
+                    alone.enter_context(hold_lock(output / _LOCK, what=output))
                 model, captions = self._model(), self._captions()
             if self.is_main:
                 watcher.begin(self._plan_with(model))

@@ -18,7 +18,7 @@ from support.permissions import drop_override
 from support.tokenize_runs import PATIENCE_SECONDS, Tokenize, in_child, leftovers, mixed, record
 from support.tokenize_runs import tokenizing as tokenizing  # a fixture
 
-from omnicap_cli.core.files.locks import locked
+from omnicap_cli.core.files.locks import hold_lock
 from omnicap_cli.datasets.tokenizing import split_run, split_writer
 from omnicap_cli.datasets.tokenizing.split_run import Step, StoppedError
 from omnicap_cli.errors import JournalLockedError
@@ -248,7 +248,7 @@ def test_nothing_is_overwritten_while_a_later_split_is_being_made(tokenizing) ->
     tokenizing.data(mixed(10))
     tokenizing.here(num_splits=2)
     before = tokenizing.results()
-    with locked(Path("out/meta/data_split2.lock"), what="it"), pytest.raises(JournalLockedError):
+    with hold_lock(Path("out/meta/data_split2.lock"), what="it"), pytest.raises(JournalLockedError):
         tokenizing.here(num_splits=2, overwrite=True)
     assert tokenizing.results() == before
 

@@ -17,7 +17,7 @@ from support.training_data import corpus_of, count, draw_media, make_data, reade
 from support.training_runs import Killed, Watch, curve, evaluations, log_of, make_config, near, weights
 from transformers import AutoModelForImageTextToText
 
-from omnicap_cli.core.files.locks import locked
+from omnicap_cli.core.files.locks import hold_lock
 from omnicap_cli.errors import JournalLockedError, OptionError, UsageError
 from omnicap_cli.training.checkpoints import CheckpointError, list_checkpoints
 from omnicap_cli.training.data.collating import collate
@@ -481,7 +481,10 @@ def test_a_full_disk_leaves_the_old_checkpoint(train, tmp_path) -> None:
 
 
 def test_two_runs_in_one_folder_are_refused(train, tmp_path) -> None:
-    with locked(tmp_path / "run/run.lock", what="it"), pytest.raises(JournalLockedError, match="run is being made by"):
+    with (
+        hold_lock(tmp_path / "run/run.lock", what="it"),
+        pytest.raises(JournalLockedError, match="run is being made by"),
+    ):
         train(optimisation__max_steps=1)
     assert train(optimisation__max_steps=1)
 

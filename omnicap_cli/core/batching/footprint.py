@@ -112,7 +112,7 @@ class Load(NamedTuple):
         return self.num_rows * self.length
 
 
-def total(loads: Iterable[Load]) -> Load:
+def total_load(loads: Iterable[Load]) -> Load:
     """All in one batch."""
     return functools.reduce(Load.plus, loads, Load())
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Generic, TypeVar
 
 from omnicap_cli.core.batching.answer_lengths import AnswerLengths
-from omnicap_cli.core.batching.footprint import Footprint, Load, ModelShape, total
+from omnicap_cli.core.batching.footprint import Footprint, Load, ModelShape, total_load
 from omnicap_cli.core.batching.window import Waiting, Window
 from omnicap_cli.core.files.words import gigabytes
 from omnicap_cli.errors import OutOfMemoryError
@@ -73,7 +73,7 @@ class Share(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batch(Generic[T]):
+class PlannedBatch(Generic[T]):
     """Rows that run together, shorter prompts first.
 
     `num_bytes` is what it takes at most beside the weights if its rows grow by `num_new_tokens`. `too_large` marks a
@@ -124,7 +124,7 @@ class Totals:
         """Which part of the memory the batches take, on average."""
         return self.num_bytes / self.num_ceiling_bytes if self.num_ceiling_bytes else 0.0
 
-    def add(self, batch: Batch[T], ceiling_bytes: int) -> None:
+    def add(self, batch: PlannedBatch[T], ceiling_bytes: int) -> None:
         """Count a batch that was planned to take at most `ceiling_bytes`."""
         if batch.too_large:
             self.num_too_large += 1
@@ -185,7 +185,7 @@ class Planner(Generic[T]):
             return True
         return self.num_waiting_batches >= WINDOW_BATCHES
 
-    def next_batch(self, *, flush: bool = False) -> Batch[T] | None:
+    def next_batch(self, *, flush: bool = False) -> PlannedBatch[T] | None:
         """The next batch, whose rows wait no longer; None where it is better to wait for more, or nothing is left.
 
         `flush` makes it of whatever is waiting. The rows of a group are in one batch, unless they don't fit, or
@@ -202,7 +202,7 @@ class Planner(Generic[T]):
         self.num_waiting_rows -= batch.num_rows
         return batch
 
-    def halve(self, batch: Batch[T], *, num_reached_tokens: int = 0) -> list[Batch[T]]:
+    def halve(self, batch: PlannedBatch[T], *, num_reached_tokens: int = 0) -> list[PlannedBatch[T]]:
         """Two batches in place of one that ran out of memory: of its groups, or of the rows of its only one.
 
         From now on no batch is planned to take more than CEILING_AFTER_FAILURE of what this one was predicted to take.
@@ -219,11 +219,11 @@ class Planner(Generic[T]):
             raise self.refusal(batch)
         return [self._make_batch(half) for half in self._split_evenly(batch.shares)]
 
-    def alone(self, batch: Batch[T]) -> list[Batch[T]]:
+    def alone(self, batch: PlannedBatch[T]) -> list[PlannedBatch[T]]:
         """A batch for each group of one."""
         return [self._make_batch([share]) for share in batch.shares]
 
-    def refusal(self, batch: Batch[T]) -> OutOfMemoryError:
+    def refusal(self, batch: PlannedBatch[T]) -> OutOfMemoryError:
         """What is wrong with a single row that doesn't fit, with the numbers."""
         visual_tokens = batch.shares[0].group.num_visual_tokens
         text_tokens = batch.padded_length - visual_tokens
@@ -298,10 +298,10 @@ class Planner(Generic[T]):
         cuts = ((shares[:place], shares[place:]) for place in range(1, len(shares)))
         return min(cuts, key=lambda parts: max(self._peak_bytes(_load_of(part)) for part in parts))
 
-    def _make_batch(self, shares: Sequence[Share[T]]) -> Batch[T]:
+    def _make_batch(self, shares: Sequence[Share[T]]) -> PlannedBatch[T]:
         load = _load_of(shares)
         num_bytes = self._peak_bytes(load)
-        return Batch(
+        return PlannedBatch(
             shares=tuple(sorted(shares, key=lambda share: share.load.length)),
             load=load,
             num_bytes=num_bytes,
@@ -321,4 +321,4 @@ class Planner(Generic[T]):
 
 
 def _load_of(shares: Iterable[Share[T]]) -> Load:
-    return total(share.load for share in shares)
+    return total_load(share.load for share in shares)

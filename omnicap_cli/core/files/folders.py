@@ -33,7 +33,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         raise
 
 
-def leftovers(path: Path) -> list[Path]:
+def leftover_folders(path: Path) -> list[Path]:
     """What `replacing_folder` left beside `path` where it was killed; or what one that is at work now has there."""
     target = path.resolve()
     return sorted(target.parent.glob(f".{glob.escape(target.name)}.*{PARTIAL_SUFFIX}"))

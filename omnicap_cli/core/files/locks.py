@@ -13,7 +13,7 @@ from omnicap_cli.errors import JournalLockedError
 
 
 @contextlib.contextmanager
-def locked(lock: Path, *, what: str | Path, waits: bool = False) -> Iterator[None]:
+def hold_lock(lock: Path, *, what: str | Path, waits: bool = False) -> Iterator[None]:
     """Hold the file `lock`, which is made where it is missing, while the block lasts.
 
     Where another process holds it, wait for that to end, or raise JournalLockedError, which calls it `what`. Raises

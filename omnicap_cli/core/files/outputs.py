@@ -12,7 +12,7 @@ from omnicap_cli.errors import JournalError, OptionError
 _MAX_PROBLEMS: Final = 10
 
 
-def lock_of(output: Path) -> Path:
+def lock_path(output: Path) -> Path:
     """The file that a `Journal` of that name locks too."""
     return Path(f"{output.resolve()}.lock")
 
@@ -38,7 +38,7 @@ def check_output(
         raise OptionError("--output", str(output), "is there already", hint="Pass --overwrite to replace it.")
 
 
-def not_whole(what: str, problems: Sequence[str]) -> JournalError:
+def incomplete_error(what: str, problems: Sequence[str]) -> JournalError:
     """`what` keeps a merge from beginning, for the reasons in `problems`."""
     shown = [*problems[:_MAX_PROBLEMS]]
     if len(problems) > _MAX_PROBLEMS:

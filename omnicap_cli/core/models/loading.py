@@ -57,7 +57,7 @@ class LoadedModel:
         return getattr(self.processor, "tokenizer", self.processor)
 
 
-def load(
+def load_for_generation(
     files: ModelFiles,
     placement: Placement,
     *,

@@ -77,7 +77,7 @@ def num_cores() -> int:
     return cores
 
 
-def tell() -> None:
+def send_machine() -> None:
     """In a process of its own: tell the one that started it what `read_machine` says."""
     _, send = private_pipes()
     try:

@@ -20,7 +20,7 @@ def has_columns(text: str) -> bool:
     return _MARK.search(text) is not None
 
 
-def fill(text: str, columns: Mapping[str, Any]) -> str:
+def fill_columns(text: str, columns: Mapping[str, Any]) -> str:
     """`text` with each `{name}` replaced by that column, `{{` and `}}` by single braces; other braces stay.
 
     None is empty. Raises ManifestError where there is no such column.

@@ -29,14 +29,14 @@ _ATTEMPTS_BITS: Final = 1  # an index value is attempts * 2 + (1 if ok)
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownOutcome:
     """What a journal says of a request: how it ended, and after how many attempts."""
 
     status: Literal["ok", "error"]
     attempts: int
 
 
-class Line(NamedTuple):
+class JournalLine(NamedTuple):
     """One line of a journal: `record` is None where it isn't a record, else `key` is its key in a KeyIndex."""
 
     offset: int
@@ -45,11 +45,11 @@ class Line(NamedTuple):
     record: dict[str, Any] | None
 
 
-def read_lines(file: BinaryIO) -> Iterator[Line]:
+def read_lines(file: BinaryIO) -> Iterator[JournalLine]:
     """Every line of a journal, broken ones too, the last one even without its newline. Offsets in bytes."""
     offset = 0
     for raw in file:
-        yield Line(offset, raw, *_parse_line(raw))
+        yield JournalLine(offset, raw, *_parse_line(raw))
         offset += len(raw)
 
 
@@ -64,7 +64,7 @@ def _parse_line(raw: bytes) -> tuple[bytes, dict[str, Any] | None]:
 
 
 @dataclass(slots=True)
-class Contents:
+class JournalContents:
     """What a journal file holds. After `num_whole_bytes` comes nothing but `torn`, a line without its end."""
 
     index: KeyIndex
@@ -81,25 +81,25 @@ class Contents:
             return False
         return bool(self.num_broken_lines) or not (RECORD_START.startswith(self.torn[: len(RECORD_START)]))
 
-    def known(self, key: str) -> Known | None:
+    def known(self, key: str) -> KnownOutcome | None:
         """What is on record for `key` (a hex digest), or None."""
         value = self.index.get(bytes.fromhex(key)[:KEY_BYTES])
         return None if value is None else _unpack_outcome(value)
 
 
-def read_index(path: Path) -> Contents:
+def read_index(path: Path) -> JournalContents:
     """Read a journal without touching it, about 28 bytes of memory per key; a missing file is an empty one."""
     try:
         with path.open("rb", buffering=1 << 20) as file:
             return _index_lines(file)
     except FileNotFoundError:
-        return Contents(KeyIndex())
+        return JournalContents(KeyIndex())
     except OSError as error:
         raise JournalError(f"can't read {path}: {error.strerror}", hint="Give the path of a journal.") from error
 
 
-def _index_lines(file: BinaryIO) -> Contents:
-    contents, last = Contents(KeyIndex()), Line(0, b"\n", b"", None)
+def _index_lines(file: BinaryIO) -> JournalContents:
+    contents, last = JournalContents(KeyIndex()), JournalLine(0, b"\n", b"", None)
     for last in read_lines(file):
         if last.record is not None:
             attempts = last.record.get("attempts")
@@ -156,7 +156,7 @@ class Journal:
         """How many requests are on record."""
         return len(self._index)
 
-    def known(self, key: str) -> Known | None:
+    def known(self, key: str) -> KnownOutcome | None:
         """What is on record for `key` (a hex digest), or None."""
         value = self._index.get(bytes.fromhex(key)[:KEY_BYTES])
         return None if value is None else _unpack_outcome(value)
@@ -295,5 +295,5 @@ def _pack_outcome(status: Literal["ok", "error"], attempts: int) -> int:
     return attempts << _ATTEMPTS_BITS | (status == "ok")
 
 
-def _unpack_outcome(value: int) -> Known:
-    return Known("ok" if value & 1 else "error", value >> _ATTEMPTS_BITS)
+def _unpack_outcome(value: int) -> KnownOutcome:
+    return KnownOutcome("ok" if value & 1 else "error", value >> _ATTEMPTS_BITS)

@@ -16,22 +16,22 @@ from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
 from omnicap_cli.core.files.atomic import remove_leftovers, replacing, write_error
-from omnicap_cli.core.files.locks import locked
-from omnicap_cli.core.files.outputs import check_output, lock_of, not_whole
+from omnicap_cli.core.files.locks import hold_lock
+from omnicap_cli.core.files.outputs import check_output, incomplete_error, lock_path
 from omnicap_cli.core.files.words import listed
-from omnicap_cli.core.runs.journal import Contents, read_lines
+from omnicap_cli.core.runs.journal import JournalContents, read_lines
 from omnicap_cli.core.runs.key_index import KeyIndex
 from omnicap_cli.core.runs.run_note import JOURNAL_SUFFIXES, RunMeta
 from omnicap_cli.core.runs.shard_gaps import (
     Gaps,
-    Source,
+    JournalSource,
     common_folder,
     common_settings,
     find_differences,
     find_gaps,
     read_sources,
 )
-from omnicap_cli.core.runs.status import Kinds
+from omnicap_cli.core.runs.status import RecordKinds
 from omnicap_cli.errors import JournalError, OptionError, UsageError
 
 _DROPPED: Final = 0  # the fate of a line; of one that is kept it is 1 + the number of how its record ended
@@ -95,31 +95,31 @@ def merge_journals(config: MergeConfig, warn: Callable[[str], None] = lambda _: 
     check_output(config.output, files, overwrite=config.overwrite)
     gaps = find_gaps(sources)
     if gaps.problems and not config.allow_missing:
-        raise not_whole(_NOT_WHOLE, gaps.problems)
+        raise incomplete_error(_NOT_WHOLE, gaps.problems)
     sources = list({(each.file.st_dev, each.file.st_ino): each for each in sources}.values())
     for message in [*gaps.problems, *find_differences(sources), *_doubts(sources)]:
         warn(message)
     if config.output is None or config.dry_run:
-        return _make_report(config, _read_journals(sources, config, gaps, warn), gaps)
+        return _make_merge_report(config, _read_journals(sources, config, gaps, warn), gaps)
     started = time.time()
-    with locked(lock_of(config.output), what=config.output):
+    with hold_lock(lock_path(config.output), what=config.output):
         check_output(
             config.output, files, overwrite=config.overwrite
         )  # again: only from here on nobody else can make one
         ledger = _read_journals(sources, config, gaps, warn)
         _write_kept_lines(config.output, ledger)
-        report = _make_report(config, ledger, gaps)
+        report = _make_merge_report(config, ledger, gaps)
         _make_note(config, ledger, gaps, report, started=started).write(config.output)
     return report
 
 
 def _read_journals(
-    sources: Sequence[Source], config: MergeConfig, gaps: Gaps, warn: Callable[[str], None]
+    sources: Sequence[JournalSource], config: MergeConfig, gaps: Gaps, warn: Callable[[str], None]
 ) -> _LineFates:
     """All lines; what they lack becomes a problem. Raises JournalError."""
     ledger = _LineFates(sources, warn)
     if ledger.losses and not config.allow_missing:
-        raise not_whole(_NOT_WHOLE, ledger.losses)
+        raise incomplete_error(_NOT_WHOLE, ledger.losses)
     for loss in ledger.losses:
         warn(loss)
     gaps.problems.extend(ledger.losses)
@@ -129,7 +129,7 @@ def _read_journals(
 class _JournalLines(NamedTuple):
     """The lines of one journal among the lines of all."""
 
-    source: Source
+    source: JournalSource
     first_line: int
     num_lines: int
 
@@ -137,19 +137,19 @@ class _JournalLines(NamedTuple):
 class _LineFates:
     """What becomes of each line of the journals: it reads them all once, in the order in which they are given."""
 
-    def __init__(self, sources: Sequence[Source], warn: Callable[[str], None]) -> None:
+    def __init__(self, sources: Sequence[JournalSource], warn: Callable[[str], None]) -> None:
         self.fates = bytearray()
-        self.kinds = Kinds()
+        self.kinds = RecordKinds()
         self.parts: list[_JournalLines] = []
         self.losses: list[str] = []  # what was on record once
         self.num_read = self.num_broken_lines = self.num_lost = 0
         self._lines = KeyIndex()
         for source in sources:
-            with _open_journal(source) as file:
+            with _open_source(source) as file:
                 self._read_journal(source, file, warn)
 
-    def _read_journal(self, source: Source, file: BinaryIO, warn: Callable[[str], None]) -> None:
-        contents, first_line = Contents(KeyIndex()), len(self.fates)
+    def _read_journal(self, source: JournalSource, file: BinaryIO, warn: Callable[[str], None]) -> None:
+        contents, first_line = JournalContents(KeyIndex()), len(self.fates)
         for line in read_lines(file):
             self.fates.append(_DROPPED)
             if line.record is not None:
@@ -175,7 +175,7 @@ class _LineFates:
         self.fates[-1] = fate
         self._lines.set(key, len(self.fates) - 1)
 
-    def _warn_of_losses(self, source: Source, contents: Contents, warn: Callable[[str], None]) -> None:
+    def _warn_of_losses(self, source: JournalSource, contents: JournalContents, warn: Callable[[str], None]) -> None:
         """Warn of what is not in a journal though it should be."""
         num_broken = contents.num_broken_lines + bool(contents.torn.strip())
         if num_broken:
@@ -202,7 +202,7 @@ def _write_kept_lines(output: Path, ledger: _LineFates) -> None:
 def _lines_to_keep(part: _JournalLines, fates: bytearray) -> Iterator[bytes]:
     """The lines of a journal that are kept, each with its newline. What was added to it meanwhile is not read."""
     source = part.source
-    with _open_journal(source) as file:
+    with _open_source(source) as file:
         lines = itertools.islice(file, part.num_lines)
         num_seen = 0
         for num_seen, raw in enumerate(lines, 1):
@@ -213,7 +213,7 @@ def _lines_to_keep(part: _JournalLines, fates: bytearray) -> Iterator[bytes]:
 
 
 @contextlib.contextmanager
-def _open_journal(source: Source) -> Iterator[BinaryIO]:
+def _open_source(source: JournalSource) -> Iterator[BinaryIO]:
     """A journal, open; it must be the file whose note was read. Raises JournalError."""
     try:
         with source.path.open("rb", buffering=1 << 20) as file:
@@ -224,18 +224,18 @@ def _open_journal(source: Source) -> Iterator[BinaryIO]:
         raise JournalError(f"can't read {source.path}: {error.strerror}") from error
 
 
-def _changed_error(source: Source) -> JournalError:
+def _changed_error(source: JournalSource) -> JournalError:
     return JournalError(f"{source.path} changed while it was merged", hint="Merge again when nothing writes it.")
 
 
-def _doubts(sources: Sequence[Source]) -> Iterator[str]:
+def _doubts(sources: Sequence[JournalSource]) -> Iterator[str]:
     """Of plain runs nobody knows how many belong together."""
     plain = [str(source.path) for source in sources if not source.shard]
     if plain:
         yield f"no note of a shard is beside {listed(plain)}: whether all journals are there, nobody knows"
 
 
-def _make_report(config: MergeConfig, ledger: _LineFates, gaps: Gaps) -> MergeReport:
+def _make_merge_report(config: MergeConfig, ledger: _LineFates, gaps: Gaps) -> MergeReport:
     counts = {number: ledger.fates.count(number + 1) for number in range(len(ledger.kinds))}
     num_records = sum(counts.values())
     shard_counts = {part.source.shard.num_shards for part in ledger.parts if part.source.shard}

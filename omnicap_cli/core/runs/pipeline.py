@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from omnicap_cli.core.runs.engine import Engine
 from omnicap_cli.core.runs.held_bytes import HeldBytes
-from omnicap_cli.core.runs.journal import Known
+from omnicap_cli.core.runs.journal import KnownOutcome
 from omnicap_cli.core.runs.records import Idle, Request, Result, encode_record
 from omnicap_cli.errors import OptionError
 
@@ -27,7 +27,7 @@ _MIN_FOR_RATE: Final = 20  # finished requests before an error rate means anythi
 class Sink(Protocol):
     """Where records go."""
 
-    def known(self, key: str) -> Known | None:
+    def known(self, key: str) -> KnownOutcome | None:
         """What is already there for a request."""
         ...
 
@@ -50,7 +50,7 @@ class Policy:
 
 
 @dataclass(slots=True, kw_only=True)
-class Tally:
+class RunTally:
     """What became of the requests of a run. `num_failed_before` failed in an earlier run and were left at that."""
 
     num_planned: int = 0
@@ -81,7 +81,7 @@ class Tally:
             self.num_failed += 1
             self.errors[result.error.kind] = self.errors.get(result.error.kind, 0) + 1
 
-    def count_known(self, known: Known) -> None:
+    def count_known(self, known: KnownOutcome) -> None:
         """Add one request that an earlier run finished."""
         if known.status == "ok":
             self.num_done_before += 1
@@ -100,9 +100,9 @@ class Pipeline:
         *,
         policy: Policy,
         stop: threading.Event,
-        on_result: Callable[[Request, Result, Tally], None] = lambda *_: None,
+        on_result: Callable[[Request, Result, RunTally], None] = lambda *_: None,
     ) -> None:
-        self.tally = Tally()
+        self.tally = RunTally()
         self._groups, self._engine, self._sink = groups, engine, sink
         self._policy, self._stop, self._on_result = policy, stop, on_result
         self._planned: queue.Queue[Request | BaseException | None] = queue.Queue(_WINDOW)
@@ -111,7 +111,7 @@ class Pipeline:
         self._held = HeldBytes(_MAX_HELD_BYTES)
         self._held_changed = threading.Condition()
 
-    def run(self) -> Tally:
+    def run(self) -> RunTally:
         """Until the requests end, `stop` is set or the policy gives up. Errors of source, engine or sink are raised."""
         threading.Thread(target=self._plan_requests, name="plan", daemon=True).start()
         results = self._engine.run(self._pull_requests(), self._stop)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import orjson
 
-from omnicap_cli.core.runs.column_marks import fill, has_columns
+from omnicap_cli.core.runs.column_marks import fill_columns, has_columns
 from omnicap_cli.core.runs.records import EngineIdentity, Item, MediaRef, Prompt, Request, Settings
 from omnicap_cli.errors import ItemError
 
@@ -68,4 +68,4 @@ class RequestPlan:
 
 def _fill_prompt(prompt: Prompt, item: Item) -> Prompt:
     """Raises ManifestError where the item lacks a column."""
-    return replace(prompt, system=fill(prompt.system, item.meta), user=fill(prompt.user, item.meta))
+    return replace(prompt, system=fill_columns(prompt.system, item.meta), user=fill_columns(prompt.user, item.meta))

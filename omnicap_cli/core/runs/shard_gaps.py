@@ -49,7 +49,7 @@ def describe_shards(shards: Iterable[Shard]) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class JournalSource:
     """One journal of several, and what the note beside it says. `state` is that of its latest run, or unknown."""
 
     path: Path
@@ -87,7 +87,7 @@ class Gaps:
     """What keeps journals from being a whole run, and in `problems` the same in words, with what is there twice."""
 
     missing: list[Shard] = field(default_factory=list)
-    unfinished: list[Source] = field(default_factory=list)
+    unfinished: list[JournalSource] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -97,12 +97,12 @@ class Gaps:
         return None if self.missing or len(known) < len(self.unfinished) else sum(known)
 
 
-def read_sources(paths: Iterable[Path]) -> list[Source]:
+def read_sources(paths: Iterable[Path]) -> list[JournalSource]:
     """The journals at `paths`, or beside the exports there. Raises JournalError for what can't be one."""
     return [_read_source(find_journal(path)) for path in paths]
 
 
-def find_gaps(sources: Sequence[Source]) -> Gaps:
+def find_gaps(sources: Sequence[JournalSource]) -> Gaps:
     """What the notes say is not there, not finished, or there twice."""
     shards = [source.shard for source in sources if source.shard]
     gaps = Gaps(missing=missing_shards(shards), unfinished=[source for source in sources if source.is_unfinished])
@@ -116,7 +116,7 @@ def find_gaps(sources: Sequence[Source]) -> Gaps:
     return gaps
 
 
-def find_differences(sources: Sequence[Source]) -> list[str]:
+def find_differences(sources: Sequence[JournalSource]) -> list[str]:
     """What was not the same for all runs: a sentence for each setting."""
     found = []
     settings = [(source, _settings_to_compare(source.meta)) for source in sources if source.meta]
@@ -133,7 +133,7 @@ def find_differences(sources: Sequence[Source]) -> list[str]:
     return found
 
 
-def common_settings(sources: Sequence[Source]) -> dict[str, Any]:
+def common_settings(sources: Sequence[JournalSource]) -> dict[str, Any]:
     """The settings that all runs noted, and noted alike."""
     noted = [source.meta.settings for source in sources if source.meta]
     if not noted:
@@ -143,13 +143,13 @@ def common_settings(sources: Sequence[Source]) -> dict[str, Any]:
     }
 
 
-def common_folder(sources: Sequence[Source]) -> str | None:
+def common_folder(sources: Sequence[JournalSource]) -> str | None:
     """The folder that relative paths count from, if it is the same for all journals."""
     folders = {source.meta.folder if source.meta else None for source in sources}
     return folders.pop() if len(folders) == 1 else None
 
 
-def _read_source(path: Path) -> Source:
+def _read_source(path: Path) -> JournalSource:
     try:
         file = path.stat()
     except OSError as error:
@@ -159,7 +159,7 @@ def _read_source(path: Path) -> Source:
         raise JournalError(f"can't read {path}: not a file", hint="Merging reads each journal twice.")
     meta = RunMeta.read(path)
     state = "running" if _is_locked(path) else meta.state_now if meta else "unknown"
-    return Source(path=path, file=file, meta=meta, shard=shard_of(meta), state=state)
+    return JournalSource(path=path, file=file, meta=meta, shard=shard_of(meta), state=state)
 
 
 def _is_locked(journal: Path) -> bool:
@@ -178,9 +178,9 @@ def _is_locked(journal: Path) -> bool:
     return False
 
 
-def _journals_given_twice(sources: Sequence[Source]) -> Iterator[str]:
+def _journals_given_twice(sources: Sequence[JournalSource]) -> Iterator[str]:
     """Files and shards that were given more than once."""
-    files: dict[tuple[int, int], list[Source]] = {}
+    files: dict[tuple[int, int], list[JournalSource]] = {}
     for source in sources:
         files.setdefault((source.file.st_dev, source.file.st_ino), []).append(source)
     shards: dict[Shard, list[str]] = {}
@@ -194,7 +194,7 @@ def _journals_given_twice(sources: Sequence[Source]) -> Iterator[str]:
             yield f"{describe_shards([shard])} is given {len(paths)} times: {listed(paths)}"
 
 
-def _how_it_ended(source: Source) -> str:
+def _how_it_ended(source: JournalSource) -> str:
     if source.state == "running":
         where = f" on {source.meta.host}" if source.meta and source.meta.state == "running" else ""
         how = f"is still running{where}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from omnicap_cli.core.runs.journal import Journal, Known
+from omnicap_cli.core.runs.journal import Journal, KnownOutcome
 from omnicap_cli.core.runs.records import Request, Result
 
 
@@ -14,7 +14,7 @@ class JournalSink:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
 
-    def known(self, key: str) -> Known | None:
+    def known(self, key: str) -> KnownOutcome | None:
         """What the journal says of `key`."""
         return self._journal.known(key)
 
@@ -32,7 +32,7 @@ class StreamSink:
         self._held_back: dict[int, bytes] = {}
         self._next = 0
 
-    def known(self, _key: str) -> Known | None:
+    def known(self, _key: str) -> KnownOutcome | None:
         """A stream remembers nothing."""
         return None
 

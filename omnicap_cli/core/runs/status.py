@@ -21,7 +21,7 @@ _MAX_TOKENS: Final = 1 << 48  # more are a mistake in the file, and no number of
 
 
 @dataclass(slots=True, kw_only=True)
-class Status:
+class RunStatus:
     """Counts of the newest record of each request in the journal, and of the latest run.
 
     `state` is that of the latest run: running, finished, interrupted, failed, killed, or unknown. `num_requests`,
@@ -45,17 +45,17 @@ class Status:
 
 
 @dataclass(slots=True, kw_only=True)
-class Entry:
+class StatusEntry:
     """One of several journals: its `status`, or in `error` why it has none."""
 
     journal: str
     shard: Shard | None = None
-    status: Status | None = None
+    status: RunStatus | None = None
     error: str | None = None
 
 
 @dataclass(slots=True, kw_only=True)
-class Total:
+class StatusTotal:
     """The sums over journals, those left out that can't be read. A sum is None if one of its parts is not known.
 
     `rate`, in requests per second, and `seconds_left` are of what is running: shards run side by side, so the slowest
@@ -78,7 +78,7 @@ class Total:
     missing_shards: list[Shard] = field(default_factory=list)
 
 
-class Kinds:
+class RecordKinds:
     """A number up to 254 for each way in which records end: 0 is ok, each other a kind of error."""
 
     def __init__(self) -> None:
@@ -100,18 +100,18 @@ class Kinds:
         return {kinds[number]: count for number, count in Counter(counts).most_common() if number and count}
 
 
-def read_statuses(paths: Iterable[Path]) -> list[Entry]:
+def read_statuses(paths: Iterable[Path]) -> list[StatusEntry]:
     """The status of each journal, or of the one beside an export; once, where both are given."""
-    return [_read_entry(path) for path in dict.fromkeys(map(find_journal, paths))]
+    return [_read_status_entry(path) for path in dict.fromkeys(map(find_journal, paths))]
 
 
-def total_of(entries: Iterable[Entry]) -> Total:
+def total_of(entries: Iterable[StatusEntry]) -> StatusTotal:
     """What several journals come to."""
     entries = list(entries)
     statuses = [entry.status for entry in entries if entry.status]
     running = [status for status in statuses if status.state == "running"]
     waits = [status.seconds_left for status in running if status.seconds_left is not None]
-    return Total(
+    return StatusTotal(
         num_journals=len(entries),
         num_unreadable=len(entries) - len(statuses),
         states=dict(Counter(status.state for status in statuses)),
@@ -129,8 +129,8 @@ def total_of(entries: Iterable[Entry]) -> Total:
     )
 
 
-def _read_entry(path: Path) -> Entry:
-    entry = Entry(journal=str(path), shard=shard_of(RunMeta.read(path)))
+def _read_status_entry(path: Path) -> StatusEntry:
+    entry = StatusEntry(journal=str(path), shard=shard_of(RunMeta.read(path)))
     try:
         entry.status = read_status(path)
     except JournalError as error:
@@ -144,9 +144,9 @@ def _sum_of_known(values: Iterable[int | None]) -> int | None:
     return None if None in known or not known else sum(filter(None, known))
 
 
-def read_status(path: Path) -> Status:
+def read_status(path: Path) -> RunStatus:
     """The status of the journal at `path`. Raises JournalError where there is none."""
-    status = Status(journal=str(path))
+    status = RunStatus(journal=str(path))
     try:
         _count_records(path, status)
     except OSError as error:
@@ -160,9 +160,9 @@ def read_status(path: Path) -> Status:
     return status
 
 
-def _count_records(path: Path, status: Status) -> None:
+def _count_records(path: Path, status: RunStatus) -> None:
     """Of several records of a request the last counts: the kind (and tokens) counted before are taken back."""
-    kinds = Kinds()
+    kinds = RecordKinds()
     counts: Counter[int] = Counter()
     latest = KeyIndex()
     with path.open("rb", buffering=1 << 20) as file:
@@ -195,7 +195,7 @@ def _kind_of(record: Mapping[str, Any]) -> str | None:
     return str(error.get("kind")) if isinstance(error, dict) else "unknown"
 
 
-def _add_run(meta: RunMeta, status: Status) -> None:
+def _add_run(meta: RunMeta, status: RunStatus) -> None:
     status.state = meta.state_now
     now = time.time() if status.state == "running" else meta.ended or meta.updated
     status.seconds = max(0.0, round(now - meta.started, 1))

@@ -26,7 +26,7 @@ class TokenCounts(NamedTuple):
     num_patches: tuple[int, ...] = ()
 
 
-class TextTokens(NamedTuple):
+class PromptPieces(NamedTuple):
     """A prompt's tokens without those of its visuals, as the pieces before, between and behind them.
 
     `pieces` is None where it can't be seen which tokens are a visual's.
@@ -74,15 +74,15 @@ class Chat:
         """What the model wants to know of each id besides, by the name of the input."""
         return {}
 
-    def _count_text(self, prompt: Prompt, num_visuals: int) -> TextTokens:
+    def _count_text(self, prompt: Prompt, num_visuals: int) -> PromptPieces:
         """The tokens of the text of `prompt`, found by making all of it with small visuals."""
         ids = self._render_checked(prompt, num_visuals)
         self._refuse_passed(prompt, ids, num_visuals)
         return self._cut(ids, num_visuals)
 
-    def _cut(self, ids: list[int], num_visuals: int) -> TextTokens:
+    def _cut(self, ids: list[int], num_visuals: int) -> PromptPieces:
         assert not num_visuals
-        return TextTokens(len(ids), [ids])
+        return PromptPieces(len(ids), [ids])
 
     def _render(self, prompt: Prompt, num_visuals: int) -> list[int]:
         """The ids of a prompt with small visuals, as transformers makes them."""

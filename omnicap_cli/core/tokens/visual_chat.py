@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from omnicap_cli.core.files.words import first_line
 from omnicap_cli.core.runs.records import Prompt, Settings
-from omnicap_cli.core.tokens.chat import Chat, TextTokens, TokenCounts, text_prompt
+from omnicap_cli.core.tokens.chat import Chat, PromptPieces, TokenCounts, text_prompt
 from omnicap_cli.core.tokens.pixel_grid import PixelGrid
 from omnicap_cli.errors import EngineError, InferenceError, OptionError
 
@@ -125,17 +125,17 @@ class VisualChat(Chat):
                 raise OptionError(option, value, f"can't be kept: {kind} has no such limit", hint="leave it out")
         return self.grid.with_limits(settings.min_pixels, settings.max_pixels) if self.grid else None
 
-    def _cut(self, ids: list[int], num_visuals: int) -> TextTokens:
+    def _cut(self, ids: list[int], num_visuals: int) -> PromptPieces:
         """The pieces around the pictures of the trial."""
         image_ids = self._trial.image_ids
         width, num_tokens = len(image_ids), len(ids) - len(image_ids) * num_visuals
         places = [place for place in range(len(ids) - width + 1) if ids[place : place + width] == image_ids]
         if len(places) != num_visuals and num_visuals:
-            return TextTokens(num_tokens, None)
+            return PromptPieces(num_tokens, None)
         starts, ends = [0, *(place + width for place in places)], [*places, len(ids)]
         if not num_visuals:
             starts, ends = [0], [len(ids)]
-        return TextTokens(num_tokens, [ids[start:end] for start, end in zip(starts, ends, strict=True)])
+        return PromptPieces(num_tokens, [ids[start:end] for start, end in zip(starts, ends, strict=True)])
 
     def _is_apart(self, image_ids: list[int]) -> bool:
         """Whether text beside `image_ids` is the same tokens whatever the picture.

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from omnicap_cli.core.files.atomic import remove_leftovers, replacing, write_errors
-from omnicap_cli.core.files.locks import locked
-from omnicap_cli.core.files.outputs import check_output, lock_of, not_whole
+from omnicap_cli.core.files.locks import hold_lock
+from omnicap_cli.core.files.outputs import check_output, incomplete_error, lock_path
 from omnicap_cli.core.files.words import listed
 from omnicap_cli.core.runs.run_note import JOURNAL_SUFFIXES
 from omnicap_cli.datasets.lengths import LengthCounts
@@ -99,7 +99,7 @@ def merge_data(config: DataMergeConfig, warn: Callable[[str], None] = lambda _: 
     check_output(config.output, files, overwrite=config.overwrite, kind="files")
     problems = [*find_problems(parts), *find_unbegun(filter(Path.is_dir, config.inputs), parts)]
     if problems and not config.allow_missing:
-        raise not_whole("these are not whole data sets", problems)
+        raise incomplete_error("these are not whole data sets", problems)
     parts = list({part.state[:2]: part for part in reversed(parts)}.values())[::-1]
     for message in [*problems, *unknowable(parts)]:
         warn(message)
@@ -168,7 +168,7 @@ def _copy_kept(source: Any, report: PieceReport, target: IO[bytes]) -> None:
 @contextlib.contextmanager
 def _sole_writer(output: Path) -> Iterator[None]:
     """Keep every other writer out, and leave no lock behind."""
-    with locked(lock_of(output), what=output):
+    with hold_lock(lock_path(output), what=output):
         try:
             yield
         finally:

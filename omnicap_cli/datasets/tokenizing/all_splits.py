@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from omnicap_cli.core.files.locks import locked
+from omnicap_cli.core.files.locks import hold_lock
 from omnicap_cli.core.files.text import without_surrogates
 from omnicap_cli.core.models.model_files import find_processor
 from omnicap_cli.core.tokens.training_input import TrainingFormat, TrainingInput
@@ -247,10 +247,10 @@ def _remove_all(config: TokenizeConfig) -> None:
     """Remove what is to be overwritten, or nothing if any of it is being made."""
     splits = config.splits if config.split_index is not None else list(splits_in(config.output, config.name))
     for split in splits:
-        with locked(split.lock, what=split.output):
+        with hold_lock(split.lock, what=split.output):
             pass
     for split in splits:
-        with locked(split.lock, what=split.output):
+        with hold_lock(split.lock, what=split.output):
             remove_split(split)
 
 

@@ -16,7 +16,7 @@ import msgspec
 from omnicap_cli.core.files.atomic import remove_leftovers, writing
 from omnicap_cli.core.files.file_state import FileState
 from omnicap_cli.core.files.line_index import LineIndex, open_index
-from omnicap_cli.core.files.locks import locked
+from omnicap_cli.core.files.locks import hold_lock
 from omnicap_cli.datasets.tokenizing.unpacking import Unpacked
 from omnicap_cli.errors import OmnicapError, OptionError
 
@@ -117,9 +117,9 @@ def open_data(source: str, notes: Path, name: str, stdin: BinaryIO) -> Iterator[
     index = notes / f"{name}.index.json"
     with contextlib.ExitStack() as stack:
         if unpacked.is_stdin:
-            stack.enter_context(locked(notes / f"{name}.stdin.lock", what=f"{notes.parent / name}_split*.jsonl"))
+            stack.enter_context(hold_lock(notes / f"{name}.stdin.lock", what=f"{notes.parent / name}_split*.jsonl"))
             stack.callback(unpacked.discard)
-        with locked(notes / f"{name}.index.lock", what=index, waits=True):
+        with hold_lock(notes / f"{name}.index.lock", what=index, waits=True):
             remove_leftovers(index, is_locked=True)
             data = DataFile.open(unpacked.lines(stdin), index)
         yield data

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, Final, NamedTuple
 
 import orjson
 
-from omnicap_cli.core.files.locks import locked
+from omnicap_cli.core.files.locks import hold_lock
 from omnicap_cli.core.files.text import without_surrogates
 from omnicap_cli.core.tokens.text_tokens import TokenizersDisagreeError
 from omnicap_cli.core.tokens.training_input import TrainingFormat, TrainingInput
@@ -71,7 +71,7 @@ class SplitRunner:
         Raises UsageError where one with other settings is there, JournalLockedError, JournalWriteError, and what
         `tell` raises.
         """
-        with locked(split.lock, what=split.output):
+        with hold_lock(split.lock, what=split.output):
             state = own_split_state(split, self._job.settings(self._input, split.num_splits))
             if state.note:
                 split.checkpoint.unlink(missing_ok=True)

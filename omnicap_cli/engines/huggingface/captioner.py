@@ -22,7 +22,7 @@ from omnicap_cli.core.runs.records import Prompt, Request, Result, Settings
 from omnicap_cli.core.tokens.visual_chat import VisualChat, chat_of
 from omnicap_cli.engines.generation import Generation
 from omnicap_cli.engines.huggingface.auto_type import NameScorer
-from omnicap_cli.engines.huggingface.decoding import Decoder, Row
+from omnicap_cli.engines.huggingface.decoding import Decoder, GeneratedRow
 from omnicap_cli.engines.huggingface.kv_cache import roomy_cache
 from omnicap_cli.engines.huggingface.prefill import EncodedOfRows
 
@@ -41,7 +41,7 @@ class _EncodedVisual:
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Prepared:
+class PreparedVisual:
     """A visual as the model takes it: what its processor made of it, and its size in pixels as shown.
 
     Once it went through the vision encoder, `encoded` is what is left of it for whatever else is asked about it.
@@ -58,13 +58,13 @@ class Question:
     """A request about prepared visuals, if any. `prompt` is what is asked, chosen by the model where it may choose."""
 
     request: Request
-    visuals: Sequence[Prepared]
+    visuals: Sequence[PreparedVisual]
     prompt: Prompt
     seconds: float = 0.0
     type_score: float | None = None
 
     @classmethod
-    def of(cls, request: Request, visuals: Sequence[Prepared]) -> Question:
+    def of(cls, request: Request, visuals: Sequence[PreparedVisual]) -> Question:
         """The request's own question."""
         return cls(request=request, visuals=visuals, prompt=request.prompt)
 
@@ -87,11 +87,11 @@ class Captioner:
         self._decoder: Decoder | None = None
         self._encoder_takes = _encoder_parameters(self._model)
 
-    def prepare(self, image: Image.Image, settings: Settings) -> Prepared:
+    def prepare(self, image: Image.Image, settings: Settings) -> PreparedVisual:
         """The picture as the model takes it, on the CPU. Safe in any thread."""
         assert isinstance(self.chat, VisualChat), "who counts pictures for a language model is refused"
         inputs = self._processor.image_processor(images=image, **self.chat.image_kwargs(settings))
-        return Prepared(inputs=dict(inputs), width=image.width, height=image.height)
+        return PreparedVisual(inputs=dict(inputs), width=image.width, height=image.height)
 
     @property
     def num_reached_tokens(self) -> int:
@@ -126,7 +126,7 @@ class Captioner:
             self._retry_loops([questions[place] for place in looped], [rows[place] for place in looped], on_result)
 
     def _retry_loops(
-        self, questions: Sequence[Question], looped: Sequence[Row], on_result: Callable[[Result], None]
+        self, questions: Sequence[Question], looped: Sequence[GeneratedRow], on_result: Callable[[Result], None]
     ) -> None:
         """Try what ran into a loop once more, drawn by chance; what loops again stays as it was at first."""
         temperature = max(self._generation.temperature or 0, _RETRY_TEMPERATURE)
@@ -149,11 +149,11 @@ class Captioner:
                 if row.ending is None:  # then what there is stays
                     on_result(self._make_result(question, first))
 
-    def _new_row(self, question: Question, generation: Generation, *, attempt: int = 1) -> Row:
+    def _new_row(self, question: Question, generation: Generation, *, attempt: int = 1) -> GeneratedRow:
         dice = generation.dice(question.request.key, attempt=attempt) if generation.samples else None
-        return Row(max_new_tokens=generation.max_new_tokens, dice=dice)
+        return GeneratedRow(max_new_tokens=generation.max_new_tokens, dice=dice)
 
-    def _make_result(self, question: Question, row: Row) -> Result:
+    def _make_result(self, question: Question, row: GeneratedRow) -> Result:
         assert row.ending is not None
         tokens, reason = row.ending
         sizes = question.sizes
@@ -175,7 +175,7 @@ class Captioner:
 
     # ------------------------------------------------------------------------------------- visuals to embeddings
 
-    def _encode(self, visuals: Sequence[Prepared]) -> None:
+    def _encode(self, visuals: Sequence[PreparedVisual]) -> None:
         """Each visual once. What a model packs into one sequence goes through its encoder together."""
         new = [visual for visual in visuals if visual.encoded is None and self._encoder_takes]
         packs = [new] if new and _GRID in new[0].inputs else [[visual] for visual in new]
@@ -196,7 +196,7 @@ class Captioner:
     def _generate(
         self,
         questions: Sequence[Question],
-        rows: Sequence[Row],
+        rows: Sequence[GeneratedRow],
         generation: Generation,
         on_end: Callable[[int], None],
     ) -> None:

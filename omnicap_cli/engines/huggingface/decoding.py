@@ -27,7 +27,7 @@ class AbandonedError(Exception):
     """Nobody wants the rest of a batch."""
 
 
-class Row:
+class GeneratedRow:
     """One text that is generated: its tokens so far, and `ending` once there will be no more.
 
     `dice` draws its tokens where they are drawn; `seconds` is its share of the time that its batches took.
@@ -61,7 +61,7 @@ class Decoder:
 
     def __init__(
         self,
-        rows: Sequence[Row],
+        rows: Sequence[GeneratedRow],
         *,
         encoded: EncodedOfRows | None,
         end_token_ids: Collection[int],

@@ -102,11 +102,11 @@ class HuggingFaceEngine(Engine):
 
     def _load(self, loading: Future[Loaded]) -> None:
         try:
-            from omnicap_cli.core.models.loading import load
+            from omnicap_cli.core.models.loading import load_for_generation
             from omnicap_cli.engines.huggingface.captioner import Captioner
 
             files = self._fetched()
-            loaded = load(files, self._placement, gpus=self._gpus(files))
+            loaded = load_for_generation(files, self._placement, gpus=self._gpus(files))
             if loaded.unused_weights:
                 num, first = len(loaded.unused_weights), loaded.unused_weights[0]
                 self.say(f"{files.name} has {num} weights that its config.json has no place for, as {first}")
@@ -202,7 +202,7 @@ class ReplicatedEngine(HuggingFaceEngine):
 
     def _read_machine(self) -> Machine:
         """By way of a process of its own: whoever looks at a GPU keeps some of its memory."""
-        child = Child("omnicap_cli.core.models.machine:tell")
+        child = Child("omnicap_cli.core.models.machine:send_machine")
         try:
             machine: Machine | EngineError = child.receive()
         except ChildDiedError as death:

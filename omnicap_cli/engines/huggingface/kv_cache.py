@@ -59,12 +59,12 @@ def roomy_cache(model: Any) -> DynamicCache:
     return cache
 
 
-def can_join(cache: DynamicCache) -> bool:
+def can_join_caches(cache: DynamicCache) -> bool:
     """Whether caches of this kind can be put together, as those of models whose layers see all tokens."""
     return all(isinstance(layer, RoomyLayer) for layer in cache.layers)
 
 
-def join(caches: Sequence[DynamicCache], places: Sequence[torch.Tensor]) -> DynamicCache:
+def join_caches(caches: Sequence[DynamicCache], places: Sequence[torch.Tensor]) -> DynamicCache:
     """One cache of the rows of all, each at its place, padded on the left to the longest. The parts are used up."""
     whole = caches[0]
     num_tokens = max(cache.get_seq_length() for cache in caches)

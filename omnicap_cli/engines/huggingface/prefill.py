@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import torch
 
-from omnicap_cli.engines.huggingface.kv_cache import can_join, join, roomy_cache
+from omnicap_cli.engines.huggingface.kv_cache import can_join_caches, join_caches, roomy_cache
 
 EncodedOfRows = Callable[[Sequence[int]], Any]  # what was encoded of the visuals of some rows, None without any
 _MAX_TOKENS: Final = 8192  # of a pass, padding included: enough to keep any device busy
@@ -27,7 +27,7 @@ def prefill(
     cache = model_kwargs["past_key_values"]
     mask = model_kwargs.get("attention_mask")
     lengths = [input_ids.shape[1]] * len(input_ids) if mask is None else mask.sum(dim=-1).tolist()
-    packs = _packs_of_rows(lengths) if encoded is not None and can_join(cache) else [list(range(len(lengths)))]
+    packs = _packs_of_rows(lengths) if encoded is not None and can_join_caches(cache) else [list(range(len(lengths)))]
     places = [torch.tensor(pack, device=input_ids.device) for pack in packs]
     scores, caches = [], [cache, *(roomy_cache(model) for _ in packs[1:])]
     for pack, place, part_cache in zip(packs, places, caches, strict=True):
@@ -38,7 +38,7 @@ def prefill(
         inputs = model.prepare_inputs_for_generation(input_ids[place, -length:], is_first_iteration=True, **kwargs)
         outputs = model(**inputs, return_dict=True)
         scores.append(outputs.logits[:, -1].float())
-    outputs["past_key_values"] = caches[0] if len(caches) == 1 else join(caches, places)
+    outputs["past_key_values"] = caches[0] if len(caches) == 1 else join_caches(caches, places)
     model_kwargs = model._update_model_kwargs_for_generation(outputs, model_kwargs)
     model_kwargs.pop("mm_encoder_outputs", None)  # they are in the cache now
     order = torch.cat(places).argsort()

@@ -16,13 +16,13 @@ from typing import Final, NamedTuple
 
 import torch
 
-from omnicap_cli.core.batching.planner import Batch, Planner, Share
+from omnicap_cli.core.batching.planner import PlannedBatch, Planner, Share
 from omnicap_cli.core.files.words import with_class_name
 from omnicap_cli.core.models.memory import is_out_of_memory, release_memory
 from omnicap_cli.core.runs.held_bytes import HeldBytes
 from omnicap_cli.core.runs.records import Idle, MediaRef, Request, Result, Settings
 from omnicap_cli.core.workers.prefetch import in_order
-from omnicap_cli.engines.huggingface.captioner import Captioner, Prepared, Question
+from omnicap_cli.engines.huggingface.captioner import Captioner, PreparedVisual, Question
 from omnicap_cli.engines.huggingface.decoding import AbandonedError
 from omnicap_cli.engines.huggingface.forecast import Requests, count_rows
 from omnicap_cli.engines.item_requests import requests_by_item
@@ -49,8 +49,8 @@ class _Measured(NamedTuple):
 class _ReadyBatch:
     """A planned batch and its visuals, share by share; an error in place of those of which one can't be decoded."""
 
-    batch: Batch[Requests]
-    visuals: Sequence[list[Prepared] | ItemError]
+    batch: PlannedBatch[Requests]
+    visuals: Sequence[list[PreparedVisual] | ItemError]
 
 
 class _Failure(NamedTuple):
@@ -162,7 +162,7 @@ class BatchRun:
 
     def _prepare_batches(self) -> None:
         """Plan batches, one ahead of the one on the device, and prepare their visuals."""
-        kept: dict[int, list[Prepared] | ItemError] = {}  # of groups that the next batch goes on with
+        kept: dict[int, list[PreparedVisual] | ItemError] = {}  # of groups that the next batch goes on with
         with ThreadPoolExecutor(self._num_threads, "prepare") as pool:
             while (batch := self._next_batch()) is not None:
                 tasks = [
@@ -180,7 +180,7 @@ class BatchRun:
                 }
                 self._hand_over(_ReadyBatch(batch, visuals))
 
-    def _next_batch(self) -> Batch[Requests] | None:
+    def _next_batch(self) -> PlannedBatch[Requests] | None:
         """The next batch once there is one; None when there will be no more."""
         with self._changed:
             while not self._is_stopping:
@@ -202,14 +202,14 @@ class BatchRun:
         is_starving = self._hungry_since > 0 and waited_seconds > _HUNGRY_SECONDS
         return self._has_ended or self._is_idle or self._is_full or is_starving
 
-    def _prepare_visuals(self, request: Request) -> list[Prepared] | ItemError:
+    def _prepare_visuals(self, request: Request) -> list[PreparedVisual] | ItemError:
         """Those of the request's item, or why one of them can't be had."""
         try:
             return [self._prepare_visual(visual, request.settings) for visual in request.item.visuals]
         except ItemError as error:
             return error
 
-    def _prepare_visual(self, visual: MediaRef, settings: Settings) -> Prepared:
+    def _prepare_visual(self, visual: MediaRef, settings: Settings) -> PreparedVisual:
         own_size = replace(settings, min_pixels=None, max_pixels=None)  # the limits are the image processor's business
         try:
             image = decode_visual(visual, own_size).image
@@ -262,7 +262,7 @@ class BatchRun:
         else:
             self._answer_batch(ready.batch, questions)
 
-    def _answer_batch(self, batch: Batch[Requests], questions: dict[str, Question]) -> None:
+    def _answer_batch(self, batch: PlannedBatch[Requests], questions: dict[str, Question]) -> None:
         """Answer those of `questions` that are in `batch`; as they are answered, they leave `questions`."""
         asked = [questions[request.key] for request in _requests(batch) if request.key in questions]
         if not asked:
@@ -286,7 +286,7 @@ class BatchRun:
         else:
             self._give_up(batch, questions, InferenceError(f"the model failed on it: {failure.message}"))
 
-    def _give_up(self, batch: Batch[Requests], questions: dict[str, Question], error: ItemError) -> None:
+    def _give_up(self, batch: PlannedBatch[Requests], questions: dict[str, Question], error: ItemError) -> None:
         left = [questions.pop(request.key).request for request in _requests(batch) if request.key in questions]
         self._fail(left, error)
 
@@ -302,7 +302,7 @@ class BatchRun:
             return _Failure(is_out_of_memory(error), with_class_name(error))
         return None
 
-    def _answer_halves(self, batch: Batch[Requests], questions: dict[str, Question]) -> None:
+    def _answer_halves(self, batch: PlannedBatch[Requests], questions: dict[str, Question]) -> None:
         try:
             release_memory(self._captioner.device)
         except torch.AcceleratorError as error:
@@ -346,7 +346,7 @@ def _requests_of(share: Share[Requests]) -> list[Request]:
     return [share.group.what[row] for row in share.rows]
 
 
-def _requests(batch: Batch[Requests]) -> list[Request]:
+def _requests(batch: PlannedBatch[Requests]) -> list[Request]:
     return [request for share in batch.shares for request in _requests_of(share)]
 
 

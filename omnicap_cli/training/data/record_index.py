@@ -22,7 +22,7 @@ import orjson
 from omnicap_cli.core.files.atomic import writing
 from omnicap_cli.core.files.file_state import FileState
 from omnicap_cli.core.files.line_index import LineIndex, open_index
-from omnicap_cli.core.files.locks import locked
+from omnicap_cli.core.files.locks import hold_lock
 from omnicap_cli.errors import OmnicapError
 
 _PACKED: Final = (".gz", ".zst", ".bz2")
@@ -55,7 +55,7 @@ class RecordIndex(LineIndex):
         if path.name.lower().endswith(_PACKED):
             raise DataError(f"{path} is compressed, and is entered at any record", hint="Unpack it first.")
         kept = cache / f"{path.stem}-{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:12]}.npz"
-        with locked(kept.with_suffix(".lock"), what=kept, waits=True):
+        with hold_lock(kept.with_suffix(".lock"), what=kept, waits=True):
             try:
                 known = _read_arrays(kept, path)
                 return open_index(path, known, partial(_scan_records, path), partial(_write_arrays, kept))

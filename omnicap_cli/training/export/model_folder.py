@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from omnicap_cli.core.files.folders import leftovers, replacing_folder
+from omnicap_cli.core.files.folders import leftover_folders, replacing_folder
 from omnicap_cli.core.models.library_logs import libraries_quiet
 from omnicap_cli.core.models.loading import load_processor
 from omnicap_cli.core.models.model_files import ModelFiles
@@ -81,7 +81,7 @@ def _export_one(config: ModelExportConfig, checkpoint: Path, warn: Callable[[str
     _check_export_folder(config, [checkpoint, Path(base.name)])
     if config.model and not is_adapter:
         warn(f"{checkpoint} has all weights of its own: of --model only what it lacks beside them is taken")
-    for left in leftovers(config.output):
+    for left in leftover_folders(config.output):
         warn(f"{left} is of an export that was killed, or of one at work: delete it if there is none")
     with libraries_quiet():
         model = (

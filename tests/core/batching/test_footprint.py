@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omnicap_cli.core.batching.footprint import MARGIN, Footprint, Load, ModelShape, total
+from omnicap_cli.core.batching.footprint import MARGIN, Footprint, Load, ModelShape, total_load
 from omnicap_cli.errors import EngineError
 
 # As published: flat, and `hidden_size` of the vision encoder is that of the language model.
@@ -217,7 +217,7 @@ def pages(draw):
 )
 def test_more_never_takes_less(loads, more, num_new_tokens, attention):
     footprint = Footprint(shape_of(QWEN2_VL_7B, attention=attention))
-    load = total(loads)
+    load = total_load(loads)
     num_bytes = footprint.peak_bytes(load, num_new_tokens)
     assert num_bytes <= footprint.peak_bytes(load.plus(more), num_new_tokens)
     assert num_bytes <= footprint.peak_bytes(load, num_new_tokens + 1)
@@ -226,7 +226,7 @@ def test_more_never_takes_less(loads, more, num_new_tokens, attention):
 
 @given(st.lists(pages(), max_size=6))
 def test_totals(loads):
-    load = total(loads)
+    load = total_load(loads)
     assert load.num_rows == sum(each.num_rows for each in loads)
     assert load.num_tokens == sum(each.num_tokens for each in loads)
     assert load.num_patches == sum(each.num_patches for each in loads)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omnicap_cli.core.batching.footprint import ModelShape
-from omnicap_cli.core.batching.planner import Batch, Planner, RowGroup
+from omnicap_cli.core.batching.planner import PlannedBatch, Planner, RowGroup
 from omnicap_cli.errors import OutOfMemoryError
 
 QWEN2_VL_7B: dict[str, Any] = {
@@ -70,7 +70,7 @@ def mixed_pictures(number: int, *, prompts: tuple[int, ...] = (1, 8), seed: int 
         yield picture_of(each, columns * rows, *texts)
 
 
-def run_all(planner: Planner[int], pictures: Iterator[RowGroup[int]] | list[RowGroup[int]]) -> list[Batch[int]]:
+def run_all(planner: Planner[int], pictures: Iterator[RowGroup[int]] | list[RowGroup[int]]) -> list[PlannedBatch[int]]:
     """As an engine does: batches as soon as they are there, then what is left."""
     batches = []
     for picture in pictures:
@@ -82,11 +82,11 @@ def run_all(planner: Planner[int], pictures: Iterator[RowGroup[int]] | list[RowG
     return batches
 
 
-def rows_of(batch: Batch[int]) -> list[tuple[int, int]]:
+def rows_of(batch: PlannedBatch[int]) -> list[tuple[int, int]]:
     return [(share.group.what, row) for share in batch.shares for row in share.rows]
 
 
-def simulated_peak(batch: Batch[int], num_new_tokens: int) -> int:
+def simulated_peak(batch: PlannedBatch[int], num_new_tokens: int) -> int:
     """The bytes alive at the largest moment of a run through Qwen2-VL-7B in bf16, tensor by tensor."""
     pictures = [share.group for share in batch.shares]
     lengths = [
@@ -115,7 +115,7 @@ def simulated_peak(batch: Batch[int], num_new_tokens: int) -> int:
     return embeddings + max(moments)
 
 
-def padding_of(batches: list[Batch[int]]) -> float:
+def padding_of(batches: list[PlannedBatch[int]]) -> float:
     lengths = [
         [share.group.num_visual_tokens + share.group.prompt_tokens[row] for share in batch.shares for row in share.rows]
         for batch in batches
@@ -123,7 +123,7 @@ def padding_of(batches: list[Batch[int]]) -> float:
     return 1 - sum(map(sum, lengths)) / sum(len(each) * max(each) for each in lengths)
 
 
-def assert_rests_follow(batches: list[Batch[int]]) -> None:
+def assert_rests_follow(batches: list[PlannedBatch[int]]) -> None:
     """A picture that one batch doesn't end goes on in the next, where this one stopped; one at most."""
     begun: dict[int, int] = {}
     for batch in batches:
@@ -328,7 +328,7 @@ def test_nothing_waits_for_ever(device_gb, prompts):
 # ------------------------------------------------------------------------------------------ out of memory
 
 
-def full_batch(planner: Planner[int], num_pictures: int = 400, *prompt_tokens: int) -> Batch[int]:
+def full_batch(planner: Planner[int], num_pictures: int = 400, *prompt_tokens: int) -> PlannedBatch[int]:
     for number in range(num_pictures):
         planner.add(picture_of(number, 600 + number % 50, *prompt_tokens))
     batch = planner.next_batch(flush=True)
@@ -531,7 +531,7 @@ def test_a_device_with_less_than_it_said(pictures, budget, really):
     planner: Planner[int] = Planner(SHAPE, budget_bytes=budget, max_new_tokens=512)
     done, refused = [], []
 
-    def work(batch: Batch[int]) -> None:
+    def work(batch: PlannedBatch[int]) -> None:
         if simulated_peak(batch, 512) <= really:
             done.extend(rows_of(batch))
             return

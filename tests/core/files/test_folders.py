@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from omnicap_cli.core.files.folders import leftovers, replacing_folder
+from omnicap_cli.core.files.folders import leftover_folders, replacing_folder
 
 
 def write(folder: Path, text: str) -> None:
@@ -32,7 +32,7 @@ def test_the_old_one_is_there_until_the_end_and_stays_after_a_failure(tmp_path):
         with replacing_folder(target) as new:
             (new / "file").write_text("new")
             assert (target / "deep/file").read_text() == "old"
-            assert leftovers(target) == [new]
+            assert leftover_folders(target) == [new]
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -71,6 +71,6 @@ def test_what_is_left_of_a_killed_process_is_found_and_in_nobodys_way(tmp_path):
     (left / "deep").mkdir(parents=True)
     (left / "old").touch()
     (tmp_path / ".b.1.partial").mkdir()
-    assert leftovers(tmp_path / "a[1]") == [left]
+    assert leftover_folders(tmp_path / "a[1]") == [left]
     write(tmp_path / "a[1]", "new")
     assert os.listdir(tmp_path / "a[1]") == ["deep"]

@@ -18,7 +18,7 @@ from support.tiny_models import build_tiny
 
 from omnicap_cli.core.models import loading
 from omnicap_cli.core.models.devices import WORKSPACE_BYTES, Placement
-from omnicap_cli.core.models.loading import LoadedModel, load, load_processor
+from omnicap_cli.core.models.loading import LoadedModel, load_for_generation, load_processor
 from omnicap_cli.core.models.model_files import ModelFiles
 from omnicap_cli.errors import EngineError, MissingExtraError, OptionError
 
@@ -54,7 +54,7 @@ def put_weights(folder: Path, weights: dict[str, torch.Tensor]) -> None:
 
 
 def load_folder(folder: Path, placement: Placement = CPU) -> LoadedModel:
-    return load(ModelFiles.find(str(folder)), placement)
+    return load_for_generation(ModelFiles.find(str(folder)), placement)
 
 
 def refused(folder: Path, placement: Placement = CPU) -> EngineError:
@@ -133,7 +133,7 @@ def test_a_model_that_comes_from_the_hub_is_fetched_first(tiny, tmp_path, monkey
     asked = []
     monkeypatch.setattr("omnicap_cli.core.models.model_files.fetch_model", lambda *words: asked.append(words) or tiny)
     announce = print
-    assert load(elsewhere, CPU, announce=announce).model.config.model_type == "qwen2_vl"
+    assert load_for_generation(elsewhere, CPU, announce=announce).model.config.model_type == "qwen2_vl"
     assert asked == [("owner/name", "c0ffee", announce)]
 
 
@@ -244,7 +244,7 @@ def test_an_architecture_is_refused_before_anything_is_fetched(tmp_path):
     config = {"model_type": "qwen2"}
     files = ModelFiles(name="a/b", revision="c", fingerprint="c", folder=tmp_path, config=config, weights=None)
     with pytest.raises(EngineError, match="can't see pictures"):
-        load(files, CPU)
+        load_for_generation(files, CPU)
 
 
 @pytest.mark.parametrize("num_missing", [1, 5])
@@ -383,7 +383,9 @@ def test_where_the_weights_are_put(tiny, monkeypatch, device, gpus, expected):
 
     monkeypatch.setattr(transformers.AutoModelForImageTextToText, "from_pretrained", stop)
     with pytest.raises(EngineError, match="far enough"):
-        load(ModelFiles.find(str(tiny)), Placement(device=device, dtype="float16", attn="sdpa"), gpus=gpus)
+        load_for_generation(
+            ModelFiles.find(str(tiny)), Placement(device=device, dtype="float16", attn="sdpa"), gpus=gpus
+        )
     assert {name: told[name] for name in told if name in ("device_map", "max_memory")} == expected
     assert (told["use_safetensors"], told["trust_remote_code"], told["local_files_only"]) == (True, False, True)
 

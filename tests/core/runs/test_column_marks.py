@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from omnicap_cli.core.runs.column_marks import fill, has_columns
+from omnicap_cli.core.runs.column_marks import fill_columns, has_columns
 from omnicap_cli.core.runs.planning import RequestPlan
 from omnicap_cli.core.runs.records import EngineIdentity, Item, MediaRef, Prompt, Settings
 from omnicap_cli.errors import ManifestError
@@ -34,9 +34,9 @@ COLUMNS = {"title": "Two cats", "year": 1998, "empty": None, "alt text": "x", "m
 def test_marks_are_filled_from_columns(text, expected):
     if expected is None:
         with pytest.raises(ManifestError, match="title, year"):
-            fill(text, COLUMNS)
+            fill_columns(text, COLUMNS)
     else:
-        assert fill(text, COLUMNS) == expected
+        assert fill_columns(text, COLUMNS) == expected
 
 
 def test_what_needs_no_filling_is_known():

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omnicap_cli.core.runs.journal import Journal, Known, read_index
+from omnicap_cli.core.runs.journal import Journal, KnownOutcome, read_index
 from omnicap_cli.errors import JournalError, JournalLockedError, JournalWriteError
 
 
@@ -57,13 +57,13 @@ def test_any_history_is_remembered(events):
         path = Path(folder) / "out.jsonl"
         lines: list[bytes] = [line_of(99)]  # so that it is a journal, whatever breaks
         path.write_bytes(lines[0])
-        known = {99: Known("ok", 1)}
+        known = {99: KnownOutcome("ok", 1)}
         journal = Journal(path)
         for attempt, (event, number, status) in enumerate(events):
             if event == "append":
                 lines = [line for line in lines if b'"id":"%d"' % number not in line]
                 lines.append(append(journal, number, status, attempt))
-                known[number] = Known(status, attempt)
+                known[number] = KnownOutcome(status, attempt)
                 continue
             journal.close()
             with path.open("ab") as file:
@@ -91,7 +91,7 @@ def test_a_new_file_and_its_folder(tmp_path):
         assert len(journal) == 0
         line = append(journal, 1)
         assert path.read_bytes() == line  # at once, for whoever reads along
-    assert read_index(path).known(key_of(1)) == Known("ok", 1)
+    assert read_index(path).known(key_of(1)) == KnownOutcome("ok", 1)
 
 
 def test_an_empty_file_is_an_empty_journal(path):
@@ -120,7 +120,7 @@ def test_a_torn_only_line_is_cut_off(path):
 def test_a_last_line_without_its_newline_gets_one(path):
     path.write_bytes(line_of(1) + line_of(2)[:-1])
     with Journal(path) as journal:
-        assert journal.known(key_of(2)) == Known("ok", 1)
+        assert journal.known(key_of(2)) == KnownOutcome("ok", 1)
         line = append(journal, 3)
     assert path.read_bytes() == line_of(1) + line_of(2) + line
 
@@ -219,7 +219,7 @@ def test_reading_what_is_not_there(path):
 def test_the_last_line_of_a_key_counts(path):
     path.write_bytes(line_of(1, "error", 1) + line_of(2) + line_of(1, "ok", 2))
     contents = read_index(path)
-    assert contents.known(key_of(1)) == Known("ok", 2)
+    assert contents.known(key_of(1)) == KnownOutcome("ok", 2)
     assert len(contents.index) == 2
 
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omnicap_cli.core.runs.journal import Journal, Known, read_index
+from omnicap_cli.core.runs.journal import Journal, KnownOutcome, read_index
 from omnicap_cli.core.runs.journal_merging import MergeConfig, MergeReport, merge_journals
 from omnicap_cli.core.runs.run_note import RunMeta
 from omnicap_cli.core.runs.status import read_status
@@ -305,8 +305,8 @@ def test_the_result_is_a_journal_to_go_on_from(make):
     merge(make("0.jsonl", line_of(1), shard="0/2"), make("1.jsonl", line_of(2, "error"), shard="1/2"))
     with Journal(Path("all.jsonl")) as journal:
         assert (len(journal), journal.num_superseded, journal.num_broken_lines) == (2, 0, 0)
-        assert journal.known(key_of(1)) == Known("ok", 1)
-        assert journal.known(key_of(2)) == Known("error", 1)
+        assert journal.known(key_of(1)) == KnownOutcome("ok", 1)
+        assert journal.known(key_of(2)) == KnownOutcome("error", 1)
         journal.append(key_of(3), "ok", 1, line_of(3))
     assert merged() == line_of(1) + line_of(2, "error") + line_of(3)
 

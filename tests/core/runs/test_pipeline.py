@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from omnicap_cli.core.runs import pipeline
 from omnicap_cli.core.runs.engine import Engine
-from omnicap_cli.core.runs.journal import Known
-from omnicap_cli.core.runs.pipeline import Pipeline, Policy, Tally
+from omnicap_cli.core.runs.journal import KnownOutcome
+from omnicap_cli.core.runs.pipeline import Pipeline, Policy, RunTally
 from omnicap_cli.core.runs.planning import RequestPlan
 from omnicap_cli.core.runs.records import EngineIdentity, Idle, Item, MediaRef, Prompt, Request, Result, Settings
 from omnicap_cli.core.runs.sinks import StreamSink
@@ -77,11 +77,11 @@ class ScriptedEngine(Engine):
 class ListSink:
     """Records in a list; `known` as given."""
 
-    def __init__(self, known: dict[str, Known] | None = None) -> None:
+    def __init__(self, known: dict[str, KnownOutcome] | None = None) -> None:
         self.lines: list[bytes] = []
         self._known = known or {}
 
-    def known(self, key: str) -> Known | None:
+    def known(self, key: str) -> KnownOutcome | None:
         return self._known.get(key)
 
     def append(self, _number: int, _request: Request, _result: Result, line: bytes) -> int:
@@ -110,8 +110,8 @@ def run_pipeline(
     *,
     policy: Policy | None = None,
     stop: threading.Event | None = None,
-    on_result: Callable[[Request, Result, Tally], None] = lambda *_: None,
-) -> Tally:
+    on_result: Callable[[Request, Result, RunTally], None] = lambda *_: None,
+) -> RunTally:
     stop = stop or threading.Event()
     try:
         return Pipeline(groups, engine, sink, policy=policy or Policy(), stop=stop, on_result=on_result).run()
@@ -151,7 +151,7 @@ def test_nothing_to_do():
 def test_what_is_known_is_not_asked_again():
     (group,) = groups_of(1, 5)
     keys = [request.key for request in group]
-    known = {keys[1]: Known("ok", 1), keys[3]: Known("error", 2)}
+    known = {keys[1]: KnownOutcome("ok", 1), keys[3]: KnownOutcome("error", 2)}
     engine = ScriptedEngine()
     tally = run_pipeline([group], engine, ListSink(known))
     assert [request.key for request in engine.given] == [keys[0], keys[2], keys[4]]
@@ -161,7 +161,11 @@ def test_what_is_known_is_not_asked_again():
 
 def test_errors_are_asked_again_on_demand():
     (group,) = groups_of(1, 3)
-    known = {group[0].key: Known("error", 2), group[1].key: Known("ok", 1), group[2].key: Known("error", 1)}
+    known = {
+        group[0].key: KnownOutcome("error", 2),
+        group[1].key: KnownOutcome("ok", 1),
+        group[2].key: KnownOutcome("error", 1),
+    }
     engine, sink = ScriptedEngine(), ListSink(known)
     tally = run_pipeline([group], engine, sink, policy=Policy(retry_failed=True))
     assert [(request.key, request.attempts) for request in engine.given] == [(group[0].key, 3), (group[2].key, 2)]
@@ -173,7 +177,7 @@ def test_errors_are_asked_again_on_demand():
 def test_any_mixture_of_known_and_new(statuses, num_prompts, retry_failed):
     groups = list(groups_of(-(-len(statuses) // num_prompts), num_prompts))
     requests = list(itertools.chain.from_iterable(groups))
-    known = {each.key: Known(status, 1) for each, status in zip(requests, statuses, strict=False) if status}
+    known = {each.key: KnownOutcome(status, 1) for each, status in zip(requests, statuses, strict=False) if status}
     statuses = statuses + [None] * (len(requests) - len(statuses))
     engine = ScriptedEngine()
     tally = run_pipeline(groups, engine, ListSink(known), policy=Policy(retry_failed=retry_failed))
@@ -262,7 +266,7 @@ def test_an_error_rate_is_a_share(rate):
 def test_a_stop_from_outside_keeps_what_is_on_the_device():
     stop, sink = threading.Event(), ListSink()
 
-    def stop_at_seven(request: Request, _result: Result, _tally: Tally) -> None:
+    def stop_at_seven(request: Request, _result: Result, _tally: RunTally) -> None:
         if request.item.id == "7":
             stop.set()
 

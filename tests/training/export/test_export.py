@@ -20,7 +20,7 @@ from support.training_data import count, draw_media, many
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from omnicap_cli.core.models.devices import Placement
-from omnicap_cli.core.models.loading import load, load_processor
+from omnicap_cli.core.models.loading import load_for_generation, load_processor
 from omnicap_cli.core.models.model_files import ModelFiles
 from omnicap_cli.errors import EngineError, OmnicapError, OptionError
 from omnicap_cli.training.checkpoints import CheckpointError, make_note
@@ -455,7 +455,9 @@ def test_from_training_to_captions(base, tmp_path):
     assert captioned.returncode == 0, captioned.stderr
     record = json.loads(captioned.stdout)
     assert (record["model"], record["status"]) == ("out", "ok")
-    assert load(ModelFiles.find(str(tmp_path / "out")), Placement.choose(device="cpu")).unused_weights == ()
+    assert (
+        load_for_generation(ModelFiles.find(str(tmp_path / "out")), Placement.choose(device="cpu")).unused_weights == ()
+    )
     again = omnicap(tmp_path, "export", "run/" + Path(report["checkpoint"]).name, "-o", "out")
     assert again.returncode == 2
     assert "--overwrite" in again.stderr
