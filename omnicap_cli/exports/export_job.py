@@ -167,7 +167,7 @@ def export_journal(config: ExportConfig, *, show: Callable[[bytes], object]) -> 
             transfer=config.transfer,
         )
         job = ExportJob(config=config, reader=reader, show=show, pictures=pictures)
-        FORMATS[config.form].write(job)
+        FORMATS[config.form].load_writer()(job)
         job.outcome.warnings += _conflict_warning(job.outcome)
         if reader.num_broken_lines:
             job.outcome.warnings.append(f"{reader.num_broken_lines:,} broken lines of {journal} were passed over")

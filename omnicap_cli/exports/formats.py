@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Any, Final, Literal
 
 from omnicap_cli.errors import OptionError
-
-if TYPE_CHECKING:
-    from omnicap_cli.exports.export_job import ExportJob
 
 STDOUT: Final = "-"
 
@@ -32,9 +30,12 @@ class ExportFormat:
     suffixes: tuple[str, ...] = ()
     target: Literal["stream", "file", "folder"]
 
-    def write(self, job: ExportJob) -> None:
-        """Write the records of `job` in this form."""
-        getattr(importlib.import_module(f"{__package__}.{self.module}"), self.function)(job)
+    def load_writer(self) -> Callable[[Any], object]:
+        """The function, its module imported only now."""
+        writer: Callable[[Any], object] = getattr(
+            importlib.import_module(f"{__package__}.{self.module}"), self.function
+        )
+        return writer
 
 
 FORMATS: Final[dict[str, ExportFormat]] = {

@@ -16,7 +16,7 @@ from omnicap_cli.core.runs.records import Idle, Request, Result
 from omnicap_cli.core.workers.pool import DeathPolicy, Pool
 from omnicap_cli.core.workers.pool_child import Assignment, Work
 from omnicap_cli.engines.item_requests import requests_by_item
-from omnicap_cli.engines.registry import EngineOptions
+from omnicap_cli.engines.registry import EngineOptions, create_engine
 from omnicap_cli.errors import EngineError
 
 _MAX_FRUITLESS_DEATHS: Final = 2
@@ -58,9 +58,7 @@ class Replicas:
 
 def load_replica(options: EngineOptions) -> Work:
     """The target of the pool: an engine of its own."""
-    from omnicap_cli.engines.huggingface.engine import HuggingFaceEngine  # which imports this
-
-    engine = HuggingFaceEngine(options)
+    engine = create_engine("huggingface", options)
     engine.warm_up()
 
     def work(assignments: Iterator[Assignment], stop: threading.Event) -> None:
