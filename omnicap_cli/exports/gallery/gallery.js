@@ -20,6 +20,7 @@ const wanted = { query: "", state: "", facets: new Map() };
 let shown = { rows: [], captions: [] };
 let selected = null; // a caption, whether it is shown or not
 let list = null;
+let focusWaits = false; // it was on a caption that left the page, and nothing else has got it since
 
 /** An element with attributes and children, which are nodes or strings. */
 function make(tag, attributes = {}, ...children) {
@@ -116,6 +117,18 @@ function drawCard(index) {
   return make("article", { class: "card", ...place }, picture, header, texts);
 }
 
+/** What can be done only once a card stands in the page: the focus comes back to the caption that had it. */
+function settleCard(card) {
+  markClamped(card);
+  if (focusWaits) nodeOf(card, selected)?.focus({ preventScroll: true });
+}
+
+function keepFocus(card) {
+  if (card.contains(document.activeElement)) focusWaits = true;
+}
+
+const nodeOf = (card, caption) => [...card.querySelectorAll(".caption")].find((each) => each.caption === caption);
+
 /** Captions that don't fit get their button; only what stands in the page can be measured. */
 function markClamped(card) {
   for (const node of card.querySelectorAll(".caption")) {
@@ -135,6 +148,13 @@ function applyFilters() {
   byId("hits").textContent = filtered ? `${formatted(shown.captions.length)} of ${of}` : "";
   byId("nothing").hidden = shown.rows.length > 0 || !everything.length;
   for (const each of byId("states").children) each.setAttribute("aria-pressed", String(each.value === wanted.state));
+  if (focusWaits || list.root.contains(document.activeElement)) returnFocus();
+}
+
+/** Back to the caption that had the focus, or to the first where the filters hide it; to what clears them at last. */
+function returnFocus() {
+  if (shown.captions.length) goTo(shown.captions.includes(selected) ? selected : shown.captions[0]);
+  else byId("clear").focus();
 }
 
 let searchTimer = 0;
@@ -143,6 +163,12 @@ function search() {
   clearTimeout(searchTimer);
   wanted.query = byId("query").value;
   applyFilters();
+}
+
+/** What was typed is searched for now: later the list would be drawn anew under whatever has the focus by then. */
+function leaveField(field) {
+  if (field === byId("query") && field.value !== wanted.query) search();
+  field.blur();
 }
 
 function goToFirstHit() {
@@ -211,8 +237,7 @@ function select(caption) {
 /** Select a caption that is shown, bring it into sight and focus it. */
 function goTo(caption) {
   const index = shown.rows.findIndex((row) => row.card === caption.card);
-  const card = list.reach(index);
-  const node = [...card.querySelectorAll(".caption")].find((each) => each.caption === caption);
+  const node = nodeOf(list.reach(index), caption);
   node.scrollIntoView({ block: "nearest" });
   node.focus({ preventScroll: true });
   select(caption);
@@ -289,10 +314,12 @@ async function copy(caption) {
     await navigator.clipboard.writeText(text);
   } catch {
     const field = make("textarea", {}, text);
+    const focused = document.activeElement;
     (detail.open ? detail : document.body).append(field);
     field.select();
     document.execCommand("copy");
     field.remove();
+    focused.focus({ preventScroll: true });
   }
   byId("notice").textContent = "Caption copied";
   setTimeout(() => (byId("notice").textContent = ""), 1600);
@@ -304,7 +331,7 @@ function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
   const { key, target } = event;
   if (target.matches("input, select")) {
-    if (key === "Escape") (event.preventDefault(), target.blur()); // a browser would empty the field
+    if (key === "Escape") (event.preventDefault(), leaveField(target)); // a browser would empty the field
     if (key === "Enter" && target === byId("query")) goToFirstHit();
     return;
   }
@@ -318,7 +345,8 @@ function listAction(key, target) {
   const presses = target.matches("button, a") && (key === "Enter" || key === " "); // which is theirs
   if (key === "/") return () => byId("query").select();
   if (key === "?") return () => help.showModal();
-  if (presses || !shown.captions.length) return null;
+  if (presses) return null;
+  if (!shown.captions.length) return "jk".includes(key) && everything.length ? returnFocus : null;
   if (key === "j" || key === "ArrowDown") return () => goTo(neighbour(1));
   if (key === "End") return () => list.reach(list.length - 1).scrollIntoView({ block: "end" }); // guesses fall short
   if (key === "k" || key === "ArrowUp") return () => goTo(neighbour(-1));
@@ -337,7 +365,7 @@ function detailAction(key) {
 // ------------------------------------------------------------------------------------------------------- start
 
 function start() {
-  list = new VirtualList(byId("list"), drawCard, markClamped);
+  list = new VirtualList(byId("list"), drawCard, settleCard, keepFocus);
   drawSummary();
   drawStates();
   drawFacets();
@@ -347,7 +375,7 @@ function start() {
     searchTimer = setTimeout(search, 120); // not at each letter of a word
   });
   byId("help-close").addEventListener("click", () => help.close());
-  byId("clear").addEventListener("click", clearFilters);
+  byId("clear").addEventListener("click", () => (clearFilters(), byId("query").focus())); // the button is hidden then
   byId("help-button").addEventListener("click", () => help.showModal());
   byId("previous").addEventListener("click", () => openDetail(neighbour(-1)));
   byId("next").addEventListener("click", () => openDetail(neighbour(1)));
@@ -359,6 +387,7 @@ function start() {
   new ResizeObserver(setBarHeight).observe(bar);
   setBarHeight();
   document.addEventListener("keydown", onKey);
+  document.addEventListener("focusin", () => (focusWaits = false));
   addEventListener("hashchange", (event) => followLink(event.newURL));
   followLink(location.href);
 }

@@ -6,11 +6,13 @@ const AROUND_PIXELS = 600; // drawn above and below what is in sight
 const GUESS_PIXELS = 240; // until something was measured
 
 class VirtualList {
-  /** `draw(index)` makes the node of an item; `drawn(node)` is called once it stands in the page. */
-  constructor(root, draw, drawn) {
+  /** `draw(index)` makes the node of an item; `drawn(node)` is called once it stands in the page, `dropping(node)` before
+   *  it leaves it. */
+  constructor(root, draw, drawn, dropping) {
     this.root = root;
     this.draw = draw;
     this.drawn = drawn;
+    this.dropping = dropping;
     this.nodes = new Map(); // index to node, of those that are in the page
     this.guess = GUESS_PIXELS;
     this.show(0);
@@ -25,12 +27,17 @@ class VirtualList {
 
   /** Begin with other items. */
   show(length) {
-    for (const node of this.nodes.values()) node.remove();
-    this.nodes.clear();
+    for (const index of this.nodes.keys()) this.drop(index);
     this.length = length;
     this.heights = new Float64Array(length); // 0 is not measured yet
     this.measured = false;
     this.render();
+  }
+
+  drop(index) {
+    this.dropping(this.nodes.get(index));
+    this.nodes.get(index).remove();
+    this.nodes.delete(index);
   }
 
   /** The node of an item, which is drawn and scrolled to if it wasn't near. */
@@ -91,11 +98,7 @@ class VirtualList {
 
   /** Have exactly the items [first, end) in the page. Those that stay are not touched: they may have the focus. */
   place(first, end) {
-    for (const [index, node] of this.nodes) {
-      if (index >= first && index < end) continue;
-      node.remove();
-      this.nodes.delete(index);
-    }
+    for (const index of this.nodes.keys()) if (index < first || index >= end) this.drop(index);
     let following = null;
     for (let index = end - 1; index >= first; index--) {
       let node = this.nodes.get(index);
