@@ -66,7 +66,7 @@ def folder(tmp_path):
 
 
 def test_every_line_of_the_tables_runs(folder):
-    assert len(LINES) == 28
+    assert len(LINES) >= 28, "the README has lost lines of its tables"
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with serving() as server:
         server.serve("/sign.png", Answer(body=(folder / "sign.png").read_bytes()))

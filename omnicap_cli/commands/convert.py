@@ -10,6 +10,7 @@ import typer
 from omnicap_cli.commands.completions import complete_format
 from omnicap_cli.commands.groups import CommonFlags
 from omnicap_cli.commands.options import option, takes_groups
+from omnicap_cli.exports.formats import FORMATS
 
 
 @takes_groups(without=("as_json",))
@@ -21,9 +22,7 @@ def convert(
     ] = None,
     format: Annotated[
         str | None,
-        option(
-            help="jsonl, csv, tsv, parquet, txt, webdataset, html or conversations.", autocompletion=complete_format
-        ),
+        option(help=f"{', '.join(FORMATS)}.", autocompletion=complete_format),
     ] = None,
     write_metadata: Annotated[
         Literal["xmp"] | None, option(help="Captions inside copies of the pictures, in the folder -o.")

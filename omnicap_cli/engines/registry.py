@@ -7,6 +7,7 @@ import importlib.util
 import re
 import shutil
 import subprocess
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Final, Literal
@@ -26,7 +27,7 @@ _WHAT_IS_NEEDED: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceOptions:
-    """What a user may decide about where a model runs, and how; see `core.devices`, which checks it."""
+    """What a user may decide about where a model runs, and how; see `core.models.devices`, which checks it."""
 
     device: str = "auto"
     dtype: str = "auto"
@@ -129,10 +130,11 @@ def choose_engine(name: str, *, prompts: list[Prompt], own_prompt: bool, options
         here = ", ".join(each for each, spec in ENGINES.items() if spec.here)
         raise EngineError(f"--engine {name} is not in this version of omnicap", hint=f"There are auto, {here}.")
     if own_prompt and ENGINES[name].reads is not None:
-        raise UsageError(f"--prompt and --system need a model that follows prompts; {name} only reads text")
+        raise UsageError(f"--prompt and --system need a model that follows prompts, which {name} doesn't")
     if not _can_read(ENGINES[name], asked):
-        what = f"{name} can't do {_list_types(asked - (ENGINES[name].reads or set()))}, only read text"
-        raise UsageError(what, hint="Leave out --engine, or pass --type ocr (--style text or markdown).")
+        can = ENGINES[name].reads or frozenset()
+        what = f"{name} can't do {_list_types(asked - can)}"
+        raise UsageError(what, hint=f"Leave out --engine, or choose what it can: {_list_types(can)}.")
     if ENGINES[name].reads is not None and options.for_models:
         what = f"{', '.join(options.for_models)}: {name} has no use for that"
         raise UsageError(what, hint="Leave it out, or name a vision-language model with --model.")
@@ -189,5 +191,5 @@ def _is_language_model(model: str | None) -> bool:
     return model.count("/") == 1 and not model.startswith((".", "~")) and not Path(model).parent.is_dir()
 
 
-def _list_types(pairs: set[tuple[str, str]]) -> str:
+def _list_types(pairs: AbstractSet[tuple[str, str]]) -> str:
     return ", ".join(f"--type {kind} --style {style}" for kind, style in sorted(pairs))

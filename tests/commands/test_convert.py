@@ -22,6 +22,8 @@ from PIL import Image
 from support.fake_omnicap import COMPACTION_DEATHS
 from support.journal_records import line_of, make_record, write_journal
 
+from omnicap_cli.exports.formats import FORMATS, choose_format
+
 SUPPORT = Path(__file__).parents[1] / "support"
 DYING = (
     "import sys; sys.path.insert(0, sys.argv.pop(1))\n"
@@ -112,6 +114,12 @@ def ids_in(path: Path) -> list[str]:
 
 
 # ---------------------------------------------------------------------------------------- forms and targets
+
+
+def test_no_form_is_forgotten():
+    """A new form goes into FILES, and how its ids are read into `ids_in`, if it is one file that needs no pictures."""
+    tested = {choose_format(name, None) for name in FILES}
+    assert tested | {"txt", "xmp", "webdataset", "html"} == set(FORMATS)  # these have tests of their own
 
 
 @pytest.mark.parametrize("name", [*FILES, "deep/er/out.csv", "OUT.CSV", "out.ndjson"])

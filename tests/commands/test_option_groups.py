@@ -17,7 +17,6 @@ from omnicap_cli.core.runs.shard import Shard
 from omnicap_cli.errors import OptionError
 
 COMMANDS = Path(__file__).resolve().parents[2] / "omnicap_cli" / "commands"
-NUM_COMMANDS = 11
 MAX_LINES = 30
 
 
@@ -101,7 +100,7 @@ def bodies() -> dict[str, int]:
 
 
 def test_the_bodies_of_commands_are_short():
-    assert len(bodies()) == NUM_COMMANDS
+    assert {"caption.caption", "convert.convert", "train.train"} <= bodies().keys()
     assert {name: num_lines for name, num_lines in bodies().items() if num_lines > MAX_LINES} == {}
 
 
