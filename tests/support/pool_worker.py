@@ -1,4 +1,4 @@
-"""Workers for the tests of WorkerPool, told what to do by the ids they get. They know no model."""
+"""Workers for the tests of ItemEngine, told what to do by the ids they get. They know no model."""
 
 from __future__ import annotations
 
