@@ -1,118 +1,31 @@
-"""Batches for simulated devices: what they take is recomputed here from the shapes of the published 7B, by hand."""
+"""Batches for simulated devices: as full as they can be, never too full, and made of what lies near each other."""
 
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.simulated_devices import (
+    GB,
+    PATCH_BYTES,
+    SHAPE,
+    budget_of,
+    full_batch,
+    mixed_pictures,
+    picture_of,
+    planner_of,
+    rows_of,
+    run_all,
+    simulated_peak,
+)
 
-from omnicap_cli.core.batching.footprint import ModelShape
-from omnicap_cli.core.batching.planner import PlannedBatch, Planner, RowGroup
+from omnicap_cli.core.batching.planner import PlannedBatch, Planner
 from omnicap_cli.errors import OutOfMemoryError
 
-QWEN2_VL_7B: dict[str, Any] = {
-    "model_type": "qwen2_vl",
-    "hidden_size": 3584,
-    "intermediate_size": 18944,
-    "num_attention_heads": 28,
-    "num_hidden_layers": 28,
-    "num_key_value_heads": 4,
-    "vocab_size": 152064,
-    "vision_config": {
-        "depth": 32,
-        "embed_dim": 1280,
-        "mlp_ratio": 4,
-        "num_heads": 16,
-        "in_chans": 3,
-        "hidden_size": 3584,
-        "patch_size": 14,
-        "temporal_patch_size": 2,
-    },
-}
-SHAPE = ModelShape.from_config(QWEN2_VL_7B, element_bytes=2, attention="sdpa")
-GB = 10**9
-WEIGHTS_BYTES, WEIGHTS_4BIT_BYTES = int(16.6 * GB), int(5.9 * GB)
-PATCH_BYTES = 1176 * 6 + (1280 + 2 * 80) * 4 + 5 * 1280 * 2 + 6 * 1280 * 4  # pixels, positions, and in attention
 NUM_AT_THE_END = 5  # batches of what is left, which can't all be full
-
-
-def budget_of(device_gb: int) -> int:
-    """What weights in bf16, or of four bits on a small device, leave of it."""
-    return device_gb * GB - (WEIGHTS_BYTES if device_gb > 16 else WEIGHTS_4BIT_BYTES)
-
-
-def planner_of(device_gb: float, **options: Any) -> Planner[int]:
-    defaults = {"budget_bytes": budget_of(int(device_gb)), "max_new_tokens": 2048}
-    return Planner(SHAPE, **(defaults | options))
-
-
-def picture_of(number: int, num_visual_tokens: int, *prompt_tokens: int) -> RowGroup[int]:
-    tokens = prompt_tokens or (100,)
-    return RowGroup(
-        what=number, num_patches=(4 * num_visual_tokens,), num_visual_tokens=num_visual_tokens, prompt_tokens=tokens
-    )
-
-
-def mixed_pictures(number: int, *, prompts: tuple[int, ...] = (1, 8), seed: int = 1) -> Iterator[RowGroup[int]]:
-    """From thumbnails of 200 pixels to A4 at 300 dpi, sides by their logarithm, shrunk to 6,400 tokens of 28 x 28."""
-    source = random.Random(seed)
-    for each in range(number):
-        width, height = (math.exp(source.uniform(math.log(200), math.log(side))) for side in (2480, 3508))
-        scale = min(1.0, math.sqrt(6400 * 28 * 28 / (width * height)))
-        columns, rows = (max(1, int(side * scale / 28)) for side in (width, height))
-        texts = [source.randint(40, 150) for _ in range(source.choice(prompts))]
-        yield picture_of(each, columns * rows, *texts)
-
-
-def run_all(planner: Planner[int], pictures: Iterator[RowGroup[int]] | list[RowGroup[int]]) -> list[PlannedBatch[int]]:
-    """As an engine does: batches as soon as they are there, then what is left."""
-    batches = []
-    for picture in pictures:
-        planner.add(picture)
-        while batch := planner.next_batch():
-            batches.append(batch)
-    while batch := planner.next_batch(flush=True):
-        batches.append(batch)
-    return batches
-
-
-def rows_of(batch: PlannedBatch[int]) -> list[tuple[int, int]]:
-    return [(share.group.what, row) for share in batch.shares for row in share.rows]
-
-
-def simulated_peak(batch: PlannedBatch[int], num_new_tokens: int) -> int:
-    """The bytes alive at the largest moment of a run through Qwen2-VL-7B in bf16, tensor by tensor."""
-    pictures = [share.group for share in batch.shares]
-    lengths = [
-        share.group.num_visual_tokens + share.group.prompt_tokens[row] for share in batch.shares for row in share.rows
-    ]
-    num_rows, length = len(lengths), max(lengths)
-    embeddings = sum(picture.num_visual_tokens for picture in pictures) * 3584 * 2
-    num_patches = sum(sum(picture.num_patches) for picture in pictures)
-    pixels = num_patches * 1176 * (4 + 2)
-    hidden = num_patches * 1280
-    moments = [
-        pixels + hidden * 2 * 2 + 3 * hidden * 2 + 6 * hidden * 4,  # queries and keys turned in fp32
-        pixels + 3 * hidden * 2 + 3 * 4 * hidden * 2,  # in the MLP
-    ]
-    own_embeddings = sum(len(share.rows) * share.group.num_visual_tokens for share in batch.shares) * 3584 * 2
-    mask = num_rows * length * length if num_rows > 1 else 0
-    cache = 0
-    for _ in range(28):
-        cache += num_rows * length * 2 * 4 * 128 * 2
-        mlp = num_rows * length * (4 * 3584 + 3 * 18944) * 2
-        moments.append(own_embeddings + mask + cache + mlp)
-    for step in (1, num_new_tokens):
-        grown = num_rows * (length + step) * 57_344
-        copied = num_rows * (length + step) * 4 * 128 * 2  # one layer's keys
-        moments.append(grown + copied + num_rows * 152_064 * (2 + 4))
-    return embeddings + max(moments)
 
 
 def padding_of(batches: list[PlannedBatch[int]]) -> float:
@@ -323,140 +236,6 @@ def test_nothing_waits_for_ever(device_gb, prompts):
                 waiting.pop(what, None)
     assert num_batches > 50
     assert longest <= 4
-
-
-# ------------------------------------------------------------------------------------------ out of memory
-
-
-def full_batch(planner: Planner[int], num_pictures: int = 400, *prompt_tokens: int) -> PlannedBatch[int]:
-    for number in range(num_pictures):
-        planner.add(picture_of(number, 600 + number % 50, *prompt_tokens))
-    batch = planner.next_batch(flush=True)
-    assert batch is not None
-    return batch
-
-
-def test_halves_are_of_whole_pictures():
-    planner = planner_of(40)
-    batch = full_batch(planner, 400, 50, 60)
-    halves = planner.halve(batch)
-    assert [row for half in halves for row in rows_of(half)] == rows_of(batch)
-    assert all(share.rows == (0, 1) for half in halves for share in half.shares)
-    assert all(abs(half.num_rows - batch.num_rows / 2) <= 4 for half in halves)
-    assert all(simulated_peak(half, 2048) < half.num_bytes < 0.6 * batch.num_bytes for half in halves)
-
-
-def test_halving_down_to_a_single_row():
-    planner = planner_of(40)
-    parts, rows, depth = [full_batch(planner, 5, 50, 60, 70)], [], 0
-    expected = sorted(rows_of(parts[0]))
-    while parts:
-        part = parts.pop(0)
-        if part.num_rows == 1:
-            rows += rows_of(part)
-            with pytest.raises(OutOfMemoryError):
-                planner.halve(part)
-        else:
-            halves = planner.halve(part)
-            assert len(halves) == 2
-            parts += halves
-        depth += 1
-    assert sorted(rows) == expected
-    assert depth == 2 * len(expected) - 1
-
-
-def test_halves_of_a_single_picture_are_of_its_rows():
-    planner = planner_of(80)
-    planner.add(picture_of(0, 500, *range(50, 57)))
-    batch = planner.next_batch(flush=True)
-    assert batch is not None
-    assert [half.shares[0].rows for half in planner.halve(batch)] == [(0, 1, 2), (3, 4, 5, 6)]
-
-
-def test_the_larger_half_is_as_small_as_it_can_be():
-    planner = planner_of(80)
-    for number, num_prompts in enumerate([1, 1, 1, 6]):
-        planner.add(picture_of(number, 500 + number, *[50] * num_prompts))
-    batch = planner.next_batch(flush=True)
-    assert batch is not None
-    assert [half.num_rows for half in planner.halve(batch)] == [3, 6]
-
-
-def test_the_ceiling_is_remembered():
-    planner = planner_of(80)
-    failed = full_batch(planner)
-    planner.halve(failed)
-    assert planner.ceiling_bytes == int(failed.num_bytes * 0.85)
-    later = run_all(planner, mixed_pictures(400))
-    assert max(batch.num_bytes for batch in later) <= 0.85 * failed.num_bytes
-    assert max(batch.num_bytes for batch in later) > 0.75 * failed.num_bytes
-    smaller = planner.halve(later[0])
-    planner.halve(later[0])  # the ceiling doesn't rise, and the same failure lowers it once
-    assert planner.ceiling_bytes == int(later[0].num_bytes * 0.85)
-    assert planner.halve(smaller[0])
-    assert planner.ceiling_bytes == int(smaller[0].num_bytes * 0.85)
-
-
-def test_answers_that_outgrew_what_was_expected():
-    planner = planner_of(80)
-    planner.observe([100] * 300)
-    failed = full_batch(planner)
-    assert failed.num_new_tokens == 125
-    halves = planner.halve(failed, num_reached_tokens=126)
-    assert planner.ceiling_bytes == planner.budget_bytes
-    assert [half.num_new_tokens for half in halves] == [2048, 2048]
-    planner.observe([100] * 300)
-    planner.halve(full_batch(planner), num_reached_tokens=125)
-    assert planner.ceiling_bytes < planner.budget_bytes
-
-
-def test_a_row_that_fits_no_device():
-    planner = planner_of(80, budget_bytes=GB)
-    for number, num_visual_tokens in enumerate([400, 6400, 420]):
-        planner.add(picture_of(number, num_visual_tokens, 100, 130))
-    batches = run_all(planner, [])
-    assert [rows_of(batch) for batch in batches if batch.too_large] == [[(1, 0)], [(1, 1)]]
-    assert sorted(rows_of(batch) for batch in batches if not batch.too_large) == [[(0, 0), (0, 1), (2, 0), (2, 1)]]
-    large = [batch for batch in batches if batch.too_large]
-    assert planner.totals.num_too_large == 2
-    message = planner.refusal(large[1]).message
-    needed = 1.05 * (25_600 * PATCH_BYTES + 6400 * 3584 * 2)  # encoding the picture takes the most
-    assert large[1].num_bytes == int(needed)
-    for part in ("6,400 tokens of the picture", "130 of the prompt", "2,048", f"about {needed / GB:.1f} GB", "1.0 GB"):
-        assert part in message
-    with pytest.raises(OutOfMemoryError, match="--max-pixels"):
-        planner.halve(large[1])
-
-
-def test_a_single_row_is_tried_if_only_the_ceiling_forbids_it():
-    planner = planner_of(24, budget_bytes=2 * GB)
-    planner.add(picture_of(0, 6000))
-    failed = planner.next_batch(flush=True)
-    assert failed is not None
-    with pytest.raises(OutOfMemoryError, match=r"more than the expected 1\.5 GB of memory, and 2\.0 GB were free"):
-        planner.halve(failed)
-    planner.add(picture_of(1, 6000, 100, 100))
-    batches = run_all(planner, [])
-    assert [(rows_of(batch), batch.too_large) for batch in batches] == [([(1, 0)], False), ([(1, 1)], False)]
-
-
-@pytest.mark.parametrize("budget_bytes", [0, -GB])
-def test_no_memory_at_all(budget_bytes):
-    batches = run_all(planner_of(24, budget_bytes=budget_bytes), [picture_of(0, 100, 10, 20), picture_of(1, 100)])
-    assert [(rows_of(batch), batch.too_large) for batch in batches] == [
-        ([(0, 0)], True),
-        ([(0, 1)], True),
-        ([(1, 0)], True),
-    ]
-
-
-def test_pictures_one_by_one():
-    planner = planner_of(40)
-    batch = full_batch(planner, 6, 50, 60)
-    alone = planner.alone(batch)
-    assert [rows_of(part) for part in alone] == [rows_of(batch)[place : place + 2] for place in range(0, 12, 2)]
-    assert all(simulated_peak(part, 2048) < part.num_bytes < batch.num_bytes for part in alone)
-    assert planner.ceiling_bytes == planner.budget_bytes
 
 
 # ----------------------------------------------------------------------------------- lengths and totals
