@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
-from omnicap_cli.core.files.atomic import remove_leftovers, replacing, write_error
+from omnicap_cli.core.files.atomic import read_errors, remove_leftovers, replacing, write_errors
 from omnicap_cli.core.files.locks import hold_lock
 from omnicap_cli.core.files.outputs import check_output, incomplete_error, lock_path
 from omnicap_cli.core.files.words import listed
@@ -191,12 +191,9 @@ def _write_kept_lines(output: Path, ledger: _LineFates) -> None:
     """Copy the lines that are kept, shards in their order, other journals after them as given."""
     remove_leftovers(output.resolve(), is_locked=True)
     parts = sorted(ledger.parts, key=lambda part: part.source.place)
-    try:
-        with replacing(output) as target:
-            for part in parts:
-                target.writelines(_lines_to_keep(part, ledger.fates))
-    except OSError as error:
-        raise write_error(output, error) from error
+    with write_errors(output), replacing(output) as target:
+        for part in parts:
+            target.writelines(_lines_to_keep(part, ledger.fates))
 
 
 def _lines_to_keep(part: _JournalLines, fates: bytearray) -> Iterator[bytes]:
@@ -215,13 +212,10 @@ def _lines_to_keep(part: _JournalLines, fates: bytearray) -> Iterator[bytes]:
 @contextlib.contextmanager
 def _open_source(source: JournalSource) -> Iterator[BinaryIO]:
     """A journal, open; it must be the file whose note was read. Raises JournalError."""
-    try:
-        with source.path.open("rb", buffering=1 << 20) as file:
-            if not os.path.samestat(os.fstat(file.fileno()), source.file):
-                raise _changed_error(source)
-            yield file
-    except OSError as error:
-        raise JournalError(f"can't read {source.path}: {error.strerror}") from error
+    with read_errors(source.path, JournalError), source.path.open("rb", buffering=1 << 20) as file:
+        if not os.path.samestat(os.fstat(file.fileno()), source.file):
+            raise _changed_error(source)
+        yield file
 
 
 def _changed_error(source: JournalSource) -> JournalError:

@@ -12,7 +12,9 @@ from typing import Any, Final
 import orjson
 from filelock import FileLock, Timeout
 
+from omnicap_cli.core.files.atomic import read_errors
 from omnicap_cli.core.files.words import listed, shortened
+from omnicap_cli.core.runs.journal import JOURNAL_HINT
 from omnicap_cli.core.runs.run_note import RunMeta, find_journal
 from omnicap_cli.core.runs.shard import Shard
 from omnicap_cli.errors import JournalError, OptionError
@@ -150,11 +152,8 @@ def common_folder(sources: Sequence[JournalSource]) -> str | None:
 
 
 def _read_source(path: Path) -> JournalSource:
-    try:
+    with read_errors(path, JournalError, hint=JOURNAL_HINT):
         file = path.stat()
-    except OSError as error:
-        hint = "Give the JSONL files that `omnicap caption -o` writes."
-        raise JournalError(f"can't read {path}: {error.strerror}", hint=hint) from error
     if not stat.S_ISREG(file.st_mode):
         raise JournalError(f"can't read {path}: not a file", hint="Merging reads each journal twice.")
     meta = RunMeta.read(path)

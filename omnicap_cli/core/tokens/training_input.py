@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from omnicap_cli.core.files.atomic import read_errors
 from omnicap_cli.core.prompts.catalogue import Catalogue
 from omnicap_cli.core.tokens.chat_format import ChatFormat
 from omnicap_cli.core.tokens.clip_grid import Clip, ClipGrid
@@ -157,13 +158,10 @@ def _media_in_order(sample: Sample, images: Sequence[Media], clips: Sequence[Med
 
 
 def _read_tokenizer_file(path: Path) -> bytes:
-    try:
+    if not path.exists():
+        raise EngineError(f"{path.parent} has no tokenizer.json, which says how text becomes tokens", hint=_FROM_BASE)
+    with read_errors(path, EngineError):
         return path.read_bytes()
-    except FileNotFoundError as error:
-        what = f"{path.parent} has no tokenizer.json, which says how text becomes tokens"
-        raise EngineError(what, hint=_FROM_BASE) from error
-    except OSError as error:
-        raise EngineError(f"can't read {path}: {error.strerror}") from error
 
 
 def _hex_digest(content: bytes) -> str:
