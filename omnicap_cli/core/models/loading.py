@@ -79,7 +79,7 @@ def load_for_generation(
         try:
             model, info = load_model(files.folder, placement, devices, sees=sees)
         except Exception as error:  # of any kind, since transformers checks little by itself
-            if is_out_of_memory(error) or any(map(mentions_memory, said)):
+            if is_out_of_memory(error) or any(mentions_memory(record.getMessage()) for record in said):
                 raise _no_room_error(files.name, files.weights, placement, devices) from error
             raise _not_loadable_error(files.name, error) from error
         check_weights(files, info)
@@ -104,7 +104,7 @@ def load_processor(folder: Path, *, sees: bool = True) -> Any:
     """
     with libraries_quiet():
         try:
-            return _read_processor(folder) if sees else _pad_left(_read_tokenizer(folder), folder)
+            return _read_processor(folder) if sees else _read_tokenizer(folder)
         except EngineError:
             raise
         except Exception as error:  # of any kind: those of the tokenizer's library have none
@@ -264,7 +264,7 @@ def _read_processor(folder: Path) -> Any:
 def _read_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return _pad_left(AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False), folder)
 
 
 def _pad_left(tokenizer: Any, folder: Path) -> Any:
