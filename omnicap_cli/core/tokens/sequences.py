@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from omnicap_cli.core.tokens.chat_format import ChatFormat
+from omnicap_cli.core.tokens.clip_grid import Media
 from omnicap_cli.core.tokens.samples import MediaKind, Turn
 from omnicap_cli.core.tokens.text_tokens import TextTokens
 from omnicap_cli.errors import EngineError
@@ -37,18 +38,6 @@ class Token(NamedTuple):
 
 
 Part = Text | Token
-
-
-class Media(NamedTuple):
-    """A picture or clip as tokens: `num_tokens` in a row, or so many between marks after each of `timestamps`."""
-
-    num_tokens: int
-    timestamps: Sequence[str] | None = None
-
-    @property
-    def num_visual_tokens(self) -> int:
-        """All of its tokens but for those of the timestamps."""
-        return self.num_tokens * (1 if self.timestamps is None else len(self.timestamps))
 
 
 class TokenSequence(NamedTuple):
