@@ -60,7 +60,7 @@ def read_errors(path: Path, kind: type[OmnicapError], *, hint: str | None = None
     try:
         yield
     except OSError as error:
-        raise kind(f"can't read {path}: {error.strerror}", hint=hint) from error
+        raise kind(f"can't read {error.filename or path}: {error.strerror or error}", hint=hint) from error
 
 
 def write_error(path: Path, error: OSError) -> JournalWriteError:
