@@ -75,11 +75,6 @@ class PixelGrid:
         high = max_pixels or max(self.max_pixels, low)
         return replace(self, min_pixels=low, max_pixels=high)
 
-    @property
-    def values_per_patch(self) -> int:
-        """Numbers that the vision encoder gets for a patch: of 3 colours, as often as a patch of a clip has frames."""
-        return 3 * self.temporal_patch_size * self.patch_size**2
-
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width, in pixels, that a picture is resized to before it is cut.
 
