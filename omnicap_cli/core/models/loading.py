@@ -74,7 +74,9 @@ def load_for_generation(
     assert files.weights is not None
     devices = _device_names(placement, gpus)
     _check_quantization(files, placement)
-    _check_room(files.name, files.weights, placement, devices)
+    # before loading: a CPU without memory gives no error, but a killed process
+    if files.weights.loaded_bytes(placement) > sum(map(free_bytes, devices)):
+        raise _no_room_error(files.name, files.weights, placement, devices)
     with libraries_quiet() as said:
         try:
             model, info = load_model(files.folder, placement, devices, sees=sees)
@@ -156,12 +158,6 @@ def _check_quantization(files: ModelFiles, placement: Placement) -> None:
         method = own.get("quant_method", "some way") if isinstance(own, Mapping) else own
         problem = f"can't be applied: {files.name} is quantised already ({method})"
         raise OptionError("--quantize", placement.quantize, problem, hint="Leave it out.")
-
-
-def _check_room(name: str, weights: Weights, placement: Placement, devices: Sequence[str]) -> None:
-    """Before loading: a CPU without memory gives no error, but a killed process."""
-    if weights.loaded_bytes(placement) > sum(map(free_bytes, devices)):
-        raise _no_room_error(name, weights, placement, devices)
 
 
 def _no_room_error(name: str, weights: Weights, placement: Placement, devices: Sequence[str]) -> EngineError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import sys
@@ -81,12 +82,10 @@ def cpu_free_bytes(root: Path = Path("/")) -> int:
 
 
 def _available_bytes(meminfo: Path) -> int:
-    try:
+    with contextlib.suppress(OSError):
         for line in meminfo.read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
-    except OSError:
-        pass
     # not Linux: macOS tells only what there is, not what is free of it
     num_pages = os.sysconf("SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES")
     return num_pages * os.sysconf("SC_PAGE_SIZE")

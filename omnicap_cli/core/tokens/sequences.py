@@ -62,10 +62,8 @@ class SequenceBuilder:
         """Raises EngineError where the template doesn't write what the tokenizer knows as tokens."""
         self._text, self._chat = text, chat
         self._before_answer = self._parse_literal(chat.before_answer)
-        self._before_system, self._after_system = (
-            self._parse_literal(chat.before_system),
-            self._parse_literal(chat.after_system),
-        )
+        self._before_system = self._parse_literal(chat.before_system)
+        self._after_system = self._parse_literal(chat.after_system)
         self._without_system = self._parse_literal(chat.without_system)
         self._after_answer, self._end = self._ending_of(chat.after_answer), self._ending_of(chat.end)
         self._marks = {
