@@ -6,7 +6,6 @@ would keep them out of loops, and ruin every table on the way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,10 +25,6 @@ class Loop:
 
     start: int
     period_tokens: int
-
-    def trimmed(self, tokens: list[int]) -> list[int]:
-        """`tokens`, of the text from its beginning, up to the end of the first period."""
-        return tokens[: self.start + self.period_tokens]
 
 
 class LoopDetector:
@@ -66,13 +61,9 @@ class LoopDetector:
                 self.loop = Loop(start=start, period_tokens=period)
         return self.loop is not None
 
-    def feed(self, tokens: Iterable[int]) -> bool:
-        """Take the next tokens up to the one that makes a loop; whether there was one."""
-        return any(self.push(token) for token in tokens)
-
     def trimmed(self, tokens: list[int]) -> list[int]:
         """All `tokens` of the text, but of a loop only the first period."""
-        return self.loop.trimmed(tokens) if self.loop else tokens
+        return tokens[: self.loop.start + self.loop.period_tokens] if self.loop else tokens
 
     def _count(self, token: int) -> None:
         newest_first = self._recent[self._end - _MAX_PERIOD_TOKENS : self._end][::-1]

@@ -117,7 +117,7 @@ class _ConversationWriter:
     def __init__(self, job: ExportJob, asked: _AskedPrompts) -> None:
         self.num_reworded = 0
         self._asked, self._left_out = asked, job.outcome.left_out
-        self._prompts = {f"{each.type}/{each.style}/{each.lang}": each for each in Catalogue.load().prompts}
+        self._prompts = {each.name: each for each in Catalogue.load().prompts}
         self._pictures = _PictureFiles(job)
 
     def conversation_of(self, entry: JournalEntry) -> dict[str, Any] | None:

@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from omnicap_cli.core.files.text import without_surrogates
-from omnicap_cli.core.files.words import printable
+from omnicap_cli.core.files.words import printable, without_surrogates
 from omnicap_cli.core.models.machine import num_cores
 from omnicap_cli.datasets.tokenizing.all_splits import TokenizeConfig, TokenizeReport, plan, tokenize_splits
 from omnicap_cli.datasets.tokenizing.split_run import Step, StoppedError

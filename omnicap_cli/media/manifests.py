@@ -24,8 +24,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import orjson  # manifests may have hundreds of millions of rows
 
-from omnicap_cli.core.files.text import without_surrogates
-from omnicap_cli.core.files.words import one_line, printable
+from omnicap_cli.core.files.words import one_line, printable, without_surrogates
 from omnicap_cli.errors import ManifestError
 from omnicap_cli.media.local_files import unreadable_error
 from omnicap_cli.media.parquet_values import column_values, holds_pictures

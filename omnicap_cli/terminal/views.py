@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from omnicap_cli.core.files.text import without_surrogates
-from omnicap_cli.core.files.words import duration, printable
+from omnicap_cli.core.files.words import duration, printable, without_surrogates
 from omnicap_cli.terminal.console import Console
 
 if TYPE_CHECKING:
@@ -172,7 +171,7 @@ def show_prompts(console: Console, prompts: Iterable[Prompt], *, as_json: bool) 
         if as_json:
             console.data(orjson.dumps(asdict(prompt) | {"prompt_sha": prompt.sha}, option=orjson.OPT_APPEND_NEWLINE))
         else:
-            console.text(console.bold(f"{prompt.type}/{prompt.style}/{prompt.lang}  {prompt.sha}"))
+            console.text(console.bold(f"{prompt.name}  {prompt.sha}"))
             console.text(f"system: {prompt.system}\nuser: {prompt.user}\n")
 
 

@@ -99,44 +99,21 @@ class PlannedBatch(Generic[T]):
 
 @dataclass(slots=True, kw_only=True)
 class Totals:
-    """What the batches of a run come to, without the rows that are too large.
-
-    `num_ceiling_bytes` are those that they might have taken.
-    """
+    """What the batches of a run come to, without the rows that are too large."""
 
     num_batches: int = 0
     num_rows: int = 0
-    fewest_rows: int = 0
-    most_rows: int = 0
     num_tokens: int = 0
-    num_padded_tokens: int = 0
-    num_bytes: int = 0
-    num_ceiling_bytes: int = 0
     num_too_large: int = 0
 
-    @property
-    def padding(self) -> float:
-        """Which part of the prompt tokens is padding."""
-        return 1 - self.num_tokens / self.num_padded_tokens if self.num_padded_tokens else 0.0
-
-    @property
-    def fill(self) -> float:
-        """Which part of the memory the batches take, on average."""
-        return self.num_bytes / self.num_ceiling_bytes if self.num_ceiling_bytes else 0.0
-
-    def add(self, batch: PlannedBatch[T], ceiling_bytes: int) -> None:
-        """Count a batch that was planned to take at most `ceiling_bytes`."""
+    def add(self, batch: PlannedBatch[T]) -> None:
+        """Count a batch."""
         if batch.too_large:
             self.num_too_large += 1
             return
         self.num_batches += 1
         self.num_rows += batch.num_rows
-        self.fewest_rows = min(self.fewest_rows or batch.num_rows, batch.num_rows)
-        self.most_rows = max(self.most_rows, batch.num_rows)
         self.num_tokens += batch.load.num_tokens
-        self.num_padded_tokens += batch.load.num_padded_tokens
-        self.num_bytes += batch.num_bytes
-        self.num_ceiling_bytes += ceiling_bytes
 
 
 class Planner(Generic[T]):
@@ -198,7 +175,7 @@ class Planner(Generic[T]):
         begun, rest = seed.cut(num_fitting or 1)
         self._rest = rest if rest.rows else None
         batch = self._make_batch(self._fill_batch(begun) if num_fitting else [begun])
-        self.totals.add(batch, self.ceiling_bytes)
+        self.totals.add(batch)
         self.num_waiting_rows -= batch.num_rows
         return batch
 
@@ -296,10 +273,12 @@ class Planner(Generic[T]):
         if len(shares) == 1:
             return [[part] for part in shares[0].cut(len(shares[0].rows) // 2)]
         cuts = ((shares[:place], shares[place:]) for place in range(1, len(shares)))
-        return min(cuts, key=lambda parts: max(self._peak_bytes(_load_of(part)) for part in parts))
+        return min(
+            cuts, key=lambda parts: max(self._peak_bytes(total_load(share.load for share in part)) for part in parts)
+        )
 
     def _make_batch(self, shares: Sequence[Share[T]]) -> PlannedBatch[T]:
-        load = _load_of(shares)
+        load = total_load(share.load for share in shares)
         num_bytes = self._peak_bytes(load)
         return PlannedBatch(
             shares=tuple(sorted(shares, key=lambda share: share.load.length)),
@@ -318,7 +297,3 @@ class Planner(Generic[T]):
 
     def _peak_bytes(self, load: Load) -> int:
         return self._footprint.peak_bytes(load, self._lengths.expected)
-
-
-def _load_of(shares: Iterable[Share[T]]) -> Load:
-    return total_load(share.load for share in shares)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
 
-from omnicap_cli.errors import JournalWriteError
+from omnicap_cli.errors import JournalWriteError, OmnicapError
 
 PARTIAL_SUFFIX: Final = ".partial"
 
@@ -52,6 +52,15 @@ def write_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise write_error(path, error) from error
+
+
+@contextlib.contextmanager
+def read_errors(path: Path, kind: type[OmnicapError], *, hint: str | None = None) -> Iterator[None]:
+    """What the system says while `path` is read becomes an error of the `kind`."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"can't read {error.filename or path}: {error.strerror or error}", hint=hint) from error
 
 
 def write_error(path: Path, error: OSError) -> JournalWriteError:

@@ -19,7 +19,7 @@ def hold_lock(lock: Path, *, what: str | Path, waits: bool = False) -> Iterator[
     Where another process holds it, wait for that to end, or raise JournalLockedError, which calls it `what`. Raises
     JournalWriteError where it can't be made.
     """
-    file = FileLock(lock)
+    file = FileLock(lock, thread_local=False)  # whoever ends the block may be another thread
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         file.acquire(timeout=-1 if waits else 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 _MAX_LISTED: Final = 10
 _MAX_CHARACTERS: Final = 300
@@ -51,6 +51,20 @@ def printable(text: str) -> str:
         character.encode("unicode_escape").decode() if unicodedata.category(character)[0] == "C" else character
         for character in text
     )
+
+
+def without_surrogates(value: Any) -> Any:
+    """`value`, a tree of dicts, lists and scalars, with every lone surrogate in a string escaped.
+
+    Names from the system may hold some, which no UTF-8 file can.
+    """
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {without_surrogates(name): without_surrogates(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [without_surrogates(inner) for inner in value]
+    return value
 
 
 def gigabytes(num_bytes: int) -> str:

@@ -102,7 +102,7 @@ def _explain_error(repo: str, revision: str | None, error: Exception) -> Omnicap
         what = f"{repo} has no config.json, so it is no model that transformers saved"
         return EngineError(what, hint="Adapters (LoRA), GGUF files and datasets can't be used as a --model.")
     if isinstance(error, errors.HfHubHTTPError):
-        return EngineError(f"{repo} can't be fetched: {_hub_answer(error)}", hint=_what_to_do(error))
+        return _refused_by_hub(repo, error)
     reason = getattr(error, "strerror", None) or str(error).strip().split("\n")[0] or type(error).__name__
     hint = "Run it again: what was fetched is kept. HF_HOME says where; is there room, and may it be written?"
     return EngineError(f"{repo} can't be fetched: {reason}", hint=hint)
@@ -115,7 +115,7 @@ def _not_cached_error(repo: str, revision: str | None, error: Exception) -> Omni
 
     cause = error.__cause__
     if isinstance(cause, HfHubHTTPError):
-        return EngineError(f"{repo} can't be fetched: {_hub_answer(cause)}", hint=_what_to_do(cause))
+        return _refused_by_hub(repo, cause)
     offline = isinstance(cause, OfflineModeIsEnabled) or constants.HF_HUB_OFFLINE
     why = "HF_HUB_OFFLINE is set" if offline else f"{constants.ENDPOINT} can't be reached"
     command = f"hf download {repo}" + (f" --revision {revision}" if revision else "")
@@ -125,12 +125,8 @@ def _not_cached_error(repo: str, revision: str | None, error: Exception) -> Omni
     )
 
 
-def _hub_answer(error: Exception) -> str:
-    """What the hub said."""
-    response = getattr(error, "response", None)
-    return f"the hub answered {response.status_code}" if response is not None else "the hub refused"
-
-
-def _what_to_do(error: Exception) -> str:
-    status = getattr(getattr(error, "response", None), "status_code", 0)
-    return f"If it is private or gated, {_LOG_IN}." if status in (401, 403) else "Try again later."
+def _refused_by_hub(repo: str, error: Exception) -> EngineError:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    answer = f"the hub answered {status}" if status else "the hub refused"
+    hint = f"If it is private or gated, {_LOG_IN}." if status in (401, 403) else "Try again later."
+    return EngineError(f"{repo} can't be fetched: {answer}", hint=hint)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import logging.handlers
 import sys
 import warnings
 from collections.abc import Iterator
@@ -13,30 +14,21 @@ from typing import Final
 _LOGGERS: Final = ("transformers", "huggingface_hub", "accelerate", "bitsandbytes", "torch")
 
 
-class _Collector(logging.Handler):
-    def __init__(self, texts: list[str]) -> None:
-        super().__init__()
-        self._texts = texts
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._texts.append(record.getMessage())
-
-
 @contextlib.contextmanager
-def libraries_quiet() -> Iterator[list[str]]:
+def libraries_quiet() -> Iterator[list[logging.LogRecord]]:
     """No log lines and no progress bars of Hugging Face's libraries and torch; what they log is in the list.
 
     Their warnings are silenced for good: filters belong to the whole process, and taking one back could take one of
     another thread with it.
     """
     warnings.filterwarnings("ignore", module=rf"({'|'.join(_LOGGERS)})\b")
-    texts: list[str] = []
+    collector = logging.handlers.BufferingHandler(sys.maxsize)
     with contextlib.ExitStack() as stack:
         importlib.import_module("huggingface_hub.utils.logging")  # it sets up its logger when it is loaded
         stack.enter_context(_no_progress_bars())
         for name in _LOGGERS:
-            stack.enter_context(_logging_to(_Collector(texts), logging.getLogger(name)))
-        yield texts
+            stack.enter_context(_logging_to(collector, logging.getLogger(name)))
+        yield collector.buffer
 
 
 @contextlib.contextmanager

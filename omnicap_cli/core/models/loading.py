@@ -74,12 +74,14 @@ def load_for_generation(
     assert files.weights is not None
     devices = _device_names(placement, gpus)
     _check_quantization(files, placement)
-    _check_room(files.name, files.weights, placement, devices)
+    # before loading: a CPU without memory gives no error, but a killed process
+    if files.weights.loaded_bytes(placement) > sum(map(free_bytes, devices)):
+        raise _no_room_error(files.name, files.weights, placement, devices)
     with libraries_quiet() as said:
         try:
             model, info = load_model(files.folder, placement, devices, sees=sees)
         except Exception as error:  # of any kind, since transformers checks little by itself
-            if is_out_of_memory(error) or any(map(mentions_memory, said)):
+            if is_out_of_memory(error) or any(mentions_memory(record.getMessage()) for record in said):
                 raise _no_room_error(files.name, files.weights, placement, devices) from error
             raise _not_loadable_error(files.name, error) from error
         check_weights(files, info)
@@ -104,7 +106,7 @@ def load_processor(folder: Path, *, sees: bool = True) -> Any:
     """
     with libraries_quiet():
         try:
-            return _read_processor(folder) if sees else _pad_left(_read_tokenizer(folder), folder)
+            return _read_processor(folder) if sees else _read_tokenizer(folder)
         except EngineError:
             raise
         except Exception as error:  # of any kind: those of the tokenizer's library have none
@@ -156,12 +158,6 @@ def _check_quantization(files: ModelFiles, placement: Placement) -> None:
         method = own.get("quant_method", "some way") if isinstance(own, Mapping) else own
         problem = f"can't be applied: {files.name} is quantised already ({method})"
         raise OptionError("--quantize", placement.quantize, problem, hint="Leave it out.")
-
-
-def _check_room(name: str, weights: Weights, placement: Placement, devices: Sequence[str]) -> None:
-    """Before loading: a CPU without memory gives no error, but a killed process."""
-    if weights.loaded_bytes(placement) > sum(map(free_bytes, devices)):
-        raise _no_room_error(name, weights, placement, devices)
 
 
 def _no_room_error(name: str, weights: Weights, placement: Placement, devices: Sequence[str]) -> EngineError:
@@ -264,7 +260,7 @@ def _read_processor(folder: Path) -> Any:
 def _read_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return _pad_left(AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False), folder)
 
 
 def _pad_left(tokenizer: Any, folder: Path) -> Any:

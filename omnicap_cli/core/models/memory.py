@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 # Of what is free, the part to plan for.
 _SHARES: Final = {
@@ -39,7 +40,7 @@ def free_bytes(device: str) -> int:
     import torch
 
     if kind == "mps":
-        return max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory() + _mps_unused(torch))
+        return max(0, int(torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()))
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(torch.cuda.mem_get_info(device)[0]) + unused
 
@@ -53,14 +54,10 @@ def release_memory(device: str) -> None:
     """Give back what nobody uses. After an error, call it outside of the `except`: its traceback holds tensors."""
     gc.collect()
     kind = device.partition(":")[0]
-    if kind == "cpu":
-        return
-    import torch
+    if kind != "cpu":
+        import torch
 
-    if kind == "cuda":
-        torch.cuda.empty_cache()
-    else:
-        torch.mps.empty_cache()
+        (torch.cuda if kind == "cuda" else torch.mps).empty_cache()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -85,12 +82,10 @@ def cpu_free_bytes(root: Path = Path("/")) -> int:
 
 
 def _available_bytes(meminfo: Path) -> int:
-    try:
+    with contextlib.suppress(OSError):
         for line in meminfo.read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
-    except OSError:
-        pass
     # not Linux: macOS tells only what there is, not what is free of it
     num_pages = os.sysconf("SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES")
     return num_pages * os.sysconf("SC_PAGE_SIZE")
@@ -122,8 +117,3 @@ def _cgroup_room(place: Path, limit_name: str, usage_name: str, droppable: str) 
     except (OSError, ValueError):  # not there, seen from a container; or "max": no limit
         return
     yield max(0, limit - usage + int(stat.get(droppable, 0)))
-
-
-def _mps_unused(torch: Any) -> int:
-    """What torch's allocator holds of the Apple GPU without using it."""
-    return int(torch.mps.driver_allocated_memory() - torch.mps.current_allocated_memory())

@@ -6,9 +6,11 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from omnicap_cli.core.files.atomic import read_errors
 from omnicap_cli.core.files.words import listed
 from omnicap_cli.core.models.hub import fetch_config, fetch_model, fetch_processor
 from omnicap_cli.core.models.model_json import read_object, read_object_if_there
@@ -24,6 +26,7 @@ _SMALL_FILES: Final = (
     *("chat_template.jinja", "chat_template.json"),
 )
 _WHAT_TO_GIVE: Final = "Give a folder with config.json and *.safetensors, or OWNER/NAME of the hub."
+_read_errors: Final = partial(read_errors, kind=EngineError, hint="See who may read it, and its folders.")
 _FROM_BASE: Final = "Copy it from the base model; merged and fine-tuned models often lack it."
 
 
@@ -53,10 +56,8 @@ class ModelFiles:
         """
         folder = _local_folder(model, revision)
         if folder:
-            try:
+            with _read_errors(folder):
                 return _check_folder(folder, takes_text=takes_text)
-            except OSError as error:
-                raise _unreadable_folder_error(folder, error) from error
         path = fetch_config(model, revision)
         commit = path.parent.name
         return cls(
@@ -83,11 +84,9 @@ class ModelFiles:
             return self
         assert self.revision is not None
         folder = fetch_model(self.name, self.revision, announce)
-        try:
+        with _read_errors(folder):
             _check_processor(folder, takes_text=self.takes_text)
             return replace(self, folder=folder, weights=read_weights(folder))
-        except OSError as error:
-            raise _unreadable_folder_error(folder, error) from error
 
 
 def find_processor(model: str, revision: str | None = None) -> Path:
@@ -104,15 +103,13 @@ def _local_folder(model: str, revision: str | None) -> Path | None:
     if not model.strip():
         raise OptionError("--model", model, "names no model", hint=_WHAT_TO_GIVE)
     folder = Path(model).expanduser()
-    try:
+    with _read_errors(folder):
         if folder.is_dir():
             if revision is not None:
                 raise OptionError("--revision", revision, f"says nothing about a folder, and --model {model} is one")
             return folder
         if folder.exists():
             raise OptionError("--model", model, "is a file", hint=_WHAT_TO_GIVE)
-    except OSError as error:
-        raise _unreadable_folder_error(folder, error) from error
     if not _HUB_ID.fullmatch(model):
         raise OptionError("--model", model, "is no folder here, and no hub id either", hint=_WHAT_TO_GIVE)
     return None
@@ -185,8 +182,3 @@ def _folder_fingerprint(folder: Path, weight_files: Iterable[Path]) -> str:
         state = file.stat()
         digest.update(f"{file.name}\0{state.st_size}\0{state.st_mtime_ns}\0".encode())
     return digest.hexdigest()
-
-
-def _unreadable_folder_error(folder: Path, error: OSError) -> EngineError:
-    path = error.filename or folder
-    return EngineError(f"can't read {path}: {error.strerror or error}", hint="See who may read it, and its folders.")

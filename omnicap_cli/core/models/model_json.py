@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import orjson
 
+from omnicap_cli.core.files.atomic import read_errors
 from omnicap_cli.errors import EngineError
 
 LFS_POINTER: Final = b"version https://git-lfs"
@@ -23,12 +24,11 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def read_object_if_there(path: Path) -> dict[str, Any] | None:
     """As `read_object`; None where there is no such file."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise EngineError(f"can't read {path}: {error.strerror}") from error
+    with read_errors(path, EngineError):
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
     if content.startswith(LFS_POINTER):
         raise lfs_pointer_error(path)
     try:

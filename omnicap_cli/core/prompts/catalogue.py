@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn, TypeVar
 
 from omnicap_cli.core.runs.records import Prompt
 from omnicap_cli.errors import OptionError, UsageError
@@ -21,6 +21,8 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:  # the marker in pyproject.toml installs tomli there, and only there
     import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
+
+T = TypeVar("T")
 
 LANGUAGES: Final = ("en", "zh")
 ALL: Final = "all"
@@ -119,12 +121,19 @@ class Catalogue:
 
         Raises UsageError with the file and the key where something in `path` can't be used.
         """
-        builtin = tomllib.loads((resources.files(__package__) / "prompts.toml").read_text("utf-8"))
-        if path is None:
-            return _parse_catalogue(_TomlTable("prompts.toml", "", builtin))
-        user = _read_toml(path)
-        tables = user if user.get("replace") is True else _merge_tables(builtin, user)
-        return _parse_catalogue(_TomlTable(str(path), "", tables))
+        return cls.parse("", "prompts.toml") if path is None else cls.parse(_read_text(path), str(path))
+
+    @classmethod
+    def parse(cls, toml: str, source: str) -> Catalogue:
+        """As `load`, of what a file holds; `source` is what errors call it."""
+        try:
+            user = tomllib.loads(toml)
+        except tomllib.TOMLDecodeError as error:
+            raise UsageError(f"{source}: not TOML: {error}", hint="correct the place that is named") from error
+        if user.get("replace") is not True:
+            builtin = tomllib.loads((resources.files(__package__) / "prompts.toml").read_text("utf-8"))
+            user = _merge_tables(builtin, user)
+        return _parse_catalogue(_TomlTable(source, "", user))
 
     def __iter__(self) -> Iterator[PromptType]:
         return iter(self.types.values())
@@ -215,11 +224,16 @@ class _TomlTable:
                 hint = f"did you mean {nearest}?" if nearest else "remove it"
                 self.fail(name, f"unknown key; known here: {', '.join(allowed)}", hint)
 
+    def typed(self, name: str, kind: type[T], what: str, hint: str) -> T:
+        """The value of a key, or an empty one where the file doesn't have it."""
+        value = self.values.get(name, kind())
+        if not isinstance(value, kind):
+            self.fail(name, f"is {value!r}, not {what}", hint)
+        return value
+
     def table(self, name: str) -> _TomlTable:
-        value = self.values.get(name, {})
-        if not isinstance(value, dict):
-            self.fail(name, f"is {value!r}, not a table", f"write it as [{self.key(name)}]")
-        return _TomlTable(self.source, self.key(name), value)
+        values = self.typed(name, dict, "a table", f"write it as [{self.key(name)}]")
+        return _TomlTable(self.source, self.key(name), values)
 
     def tables(self) -> Iterator[tuple[str, _TomlTable]]:
         for name in self.values:
@@ -227,10 +241,7 @@ class _TomlTable:
             yield name, self.table(name)
 
     def text(self, name: str) -> str | None:
-        value = self.values.get(name)
-        if value is not None and not isinstance(value, str):
-            self.fail(name, f"is {value!r}, not a text", "put it in quotes")
-        return value
+        return self.typed(name, str, "a text", "put it in quotes") if name in self.values else None
 
     def aliases(self, lang: str | None) -> list[Alias]:
         names = self.values.get("aliases", [])
@@ -246,17 +257,14 @@ class _TomlTable:
             self.fail(key, problem, "use letters, digits, '_' and '-'; 'all' and 'auto' have a meaning already")
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read_text(path: Path) -> str:
     try:
-        values: dict[str, Any] = tomllib.loads(path.read_text("utf-8-sig"))
+        return path.read_text("utf-8-sig")
     except OSError as error:
         problem = f"can't be read: {error.strerror}"
         raise OptionError("--prompts", str(path), problem, hint="give the path of a TOML file") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 (byte {error.start})", hint="save the file as UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path}: not TOML: {error}", hint="correct the place that is named") from error
-    return values
 
 
 def _merge_tables(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -271,14 +279,12 @@ def _merge_tables(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[st
 
 def _parse_catalogue(root: _TomlTable) -> Catalogue:
     root.only("types", "task_types", "choice", "replace")
-    if not isinstance(root.values.get("replace", False), bool):
-        root.fail("replace", f"is {root.values['replace']!r}, not true or false", "write replace = true")
+    root.typed("replace", bool, "true or false", "write replace = true")
     types = {name: _parse_type(name, table) for name, table in root.table("types").tables()}
     if not types:
         root.fail("types", "has no type", "add one as [types.TYPE.styles.STYLE.en], or drop replace = true")
-    return Catalogue(
-        types=types, task_types=_parse_task_types(root.table("task_types"), types), choice=_parse_choice(root)
-    )
+    catalogue = Catalogue(types=types, task_types={}, choice=_parse_choice(root))
+    return replace(catalogue, task_types=_parse_task_types(root.table("task_types"), catalogue.prompts))
 
 
 def _parse_choice(root: _TomlTable) -> Prompt:
@@ -336,13 +342,8 @@ def _check_aliases(table: _TomlTable, styles: Mapping[str, Style]) -> None:
             taken[alias.name] = style.name
 
 
-def _parse_task_types(table: _TomlTable, types: Mapping[str, PromptType]) -> dict[str, Prompt]:
-    known = {
-        f"{p.type}/{p.style}/{p.lang}": p
-        for each in types.values()
-        for style in each.styles.values()
-        for p in style.prompts.values()
-    }
+def _parse_task_types(table: _TomlTable, prompts: Iterable[Prompt]) -> dict[str, Prompt]:
+    known = {prompt.name: prompt for prompt in prompts}
     for name in table.values:
         target = table.text(name) or ""
         if target not in known:

@@ -7,7 +7,6 @@ a `status`; of several lines with one key the last counts.
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
 import threading
 from collections.abc import Iterator
@@ -17,13 +16,22 @@ from types import TracebackType
 from typing import Any, BinaryIO, Final, Literal, NamedTuple
 
 import orjson
-from filelock import FileLock, Timeout
 
-from omnicap_cli.core.files.atomic import PARTIAL_SUFFIX, replacing, sync_folder, write_error
+from omnicap_cli.core.files.atomic import (
+    read_errors,
+    remove_leftovers,
+    replacing,
+    sync_folder,
+    write_error,
+    write_errors,
+)
+from omnicap_cli.core.files.locks import hold_lock
+from omnicap_cli.core.files.outputs import lock_path
 from omnicap_cli.core.runs.key_index import KEY_BYTES, KeyIndex
-from omnicap_cli.errors import JournalError, JournalLockedError, JournalWriteError
+from omnicap_cli.errors import JournalError, JournalWriteError
 
 SYNC_SECONDS: Final = 1.0
+JOURNAL_HINT: Final = "Give the JSONL file that `omnicap caption -o` writes."
 RECORD_START: Final = b'{"id":"'  # how every record begins
 _ATTEMPTS_BITS: Final = 1  # an index value is attempts * 2 + (1 if ok)
 
@@ -51,6 +59,15 @@ def read_lines(file: BinaryIO) -> Iterator[JournalLine]:
     for raw in file:
         yield JournalLine(offset, raw, *_parse_line(raw))
         offset += len(raw)
+
+
+def newest_offsets(file: BinaryIO) -> KeyIndex:
+    """Where the last line of each key begins."""
+    newest = KeyIndex()
+    for line in read_lines(file):
+        if line.record is not None:
+            newest.set(line.key, line.offset)
+    return newest
 
 
 def _parse_line(raw: bytes) -> tuple[bytes, dict[str, Any] | None]:
@@ -89,13 +106,12 @@ class JournalContents:
 
 def read_index(path: Path) -> JournalContents:
     """Read a journal without touching it, about 28 bytes of memory per key; a missing file is an empty one."""
-    try:
-        with path.open("rb", buffering=1 << 20) as file:
-            return _index_lines(file)
-    except FileNotFoundError:
-        return JournalContents(KeyIndex())
-    except OSError as error:
-        raise JournalError(f"can't read {path}: {error.strerror}", hint="Give the path of a journal.") from error
+    with read_errors(path, JournalError, hint=JOURNAL_HINT):
+        try:
+            with path.open("rb", buffering=1 << 20) as file:
+                return _index_lines(file)
+        except FileNotFoundError:
+            return JournalContents(KeyIndex())
 
 
 def _index_lines(file: BinaryIO) -> JournalContents:
@@ -134,13 +150,10 @@ class Journal:
         self._dirty = threading.Event()
         self._closed = threading.Event()
         self._sync_error: OSError | None = None
-        self._lock = FileLock(f"{self.path}.lock", thread_local=False)
-        self._acquire_lock()
-        try:
-            self._open_file(overwrite=overwrite)
-        except BaseException:
-            self._lock.release()
-            raise
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(hold_lock(lock_path(self.path), what=self.path))
+            self._open_file(stack, overwrite=overwrite)
+            self._held = stack.pop_all()
         self._syncer = threading.Thread(target=self._sync_each_second, name="journal-sync", daemon=True)
         self._syncer.start()
 
@@ -197,38 +210,15 @@ class Journal:
             if self.num_superseded and compact:
                 self._compact_file()
         finally:
-            os.close(self._descriptor)
-            self._lock.release()
+            self._held.close()
 
-    def _acquire_lock(self) -> None:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
-            raise JournalLockedError(
-                f"{self.path} is being written by another omnicap process",
-                hint="Wait for it to end, or give this run an output of its own with -o.",
-            ) from error
-        except OSError as error:
-            raise write_error(self.path, error) from error
-
-    def _open_file(self, *, overwrite: bool) -> None:
+    def _open_file(self, stack: contextlib.ExitStack, *, overwrite: bool) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if overwrite else 0)
-        try:
+        with write_errors(self.path):
             self._descriptor = os.open(self.path, flags | getattr(os, "O_BINARY", 0), 0o666)
-        except OSError as error:
-            raise write_error(self.path, error) from error
-        try:
+            stack.callback(os.close, self._descriptor)
             self._load_index()
-        except OSError as error:
-            os.close(self._descriptor)
-            raise write_error(self.path, error) from error
-        except BaseException:
-            os.close(self._descriptor)
-            raise
-        for leftover in self.path.parent.glob(f".{glob.escape(self.path.name)}.*{PARTIAL_SUFFIX}"):
-            with contextlib.suppress(OSError):  # of a process that was killed while it wrote anew what is here
-                leftover.unlink()
+        remove_leftovers(self.path, is_locked=True)
         sync_folder(self.path.parent)
 
     def _load_index(self) -> None:
@@ -265,23 +255,12 @@ class Journal:
 
     def _compact_file(self) -> None:
         """Write the file again without the lines that a later line replaced; on a full disk leave it as it is."""
-        with contextlib.suppress(OSError), replacing(self.path) as target, self.path.open("rb") as source:
-            superseded = self._superseded_offsets()
+        with contextlib.suppress(OSError), replacing(self.path) as target, self.path.open("rb", 1 << 20) as source:
+            newest = newest_offsets(source)
+            source.seek(0)
             for line in read_lines(source):
-                if line.offset not in superseded:
+                if line.record is None or newest.get(line.key) == line.offset:
                     target.write(line.raw)
-
-    def _superseded_offsets(self) -> set[int]:
-        """Where the lines begin that a later line with the same key replaces."""
-        newest, superseded = KeyIndex(), set()
-        with self.path.open("rb", buffering=1 << 20) as file:
-            for line in read_lines(file):
-                if line.record is not None:
-                    earlier = newest.get(line.key)
-                    if earlier is not None:
-                        superseded.add(earlier)
-                    newest.set(line.key, line.offset)
-        return superseded
 
 
 def _resolve_path(path: Path) -> Path:

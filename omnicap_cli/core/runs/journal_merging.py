@@ -7,15 +7,14 @@ about 28 bytes for each key and one for each line are kept.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple
+from typing import BinaryIO, Final
 
-from omnicap_cli.core.files.atomic import remove_leftovers, replacing, write_error
+from omnicap_cli.core.files.atomic import read_errors, remove_leftovers, replacing, write_errors
 from omnicap_cli.core.files.locks import hold_lock
 from omnicap_cli.core.files.outputs import check_output, incomplete_error, lock_path
 from omnicap_cli.core.files.words import listed
@@ -103,9 +102,8 @@ def merge_journals(config: MergeConfig, warn: Callable[[str], None] = lambda _: 
         return _make_merge_report(config, _read_journals(sources, config, gaps, warn), gaps)
     started = time.time()
     with hold_lock(lock_path(config.output), what=config.output):
-        check_output(
-            config.output, files, overwrite=config.overwrite
-        )  # again: only from here on nobody else can make one
+        # again: only from here on nobody else can make one
+        check_output(config.output, files, overwrite=config.overwrite)
         ledger = _read_journals(sources, config, gaps, warn)
         _write_kept_lines(config.output, ledger)
         report = _make_merge_report(config, ledger, gaps)
@@ -126,21 +124,13 @@ def _read_journals(
     return ledger
 
 
-class _JournalLines(NamedTuple):
-    """The lines of one journal among the lines of all."""
-
-    source: JournalSource
-    first_line: int
-    num_lines: int
-
-
 class _LineFates:
     """What becomes of each line of the journals: it reads them all once, in the order in which they are given."""
 
     def __init__(self, sources: Sequence[JournalSource], warn: Callable[[str], None]) -> None:
         self.fates = bytearray()
         self.kinds = RecordKinds()
-        self.parts: list[_JournalLines] = []
+        self.lines_of: list[tuple[JournalSource, range]] = []  # of each journal its lines among those of all
         self.losses: list[str] = []  # what was on record once
         self.num_read = self.num_broken_lines = self.num_lost = 0
         self._lines = KeyIndex()
@@ -161,7 +151,7 @@ class _LineFates:
                 contents.num_broken_lines += 1
         if contents.is_foreign:
             raise JournalError(f"{source.path} is not a journal: nothing in it is a record of omnicap")
-        self.parts.append(_JournalLines(source, first_line, len(self.fates) - first_line))
+        self.lines_of.append((source, range(first_line, len(self.fates))))
         self.num_read += contents.num_records
         self._warn_of_losses(source, contents, warn)
 
@@ -190,38 +180,30 @@ class _LineFates:
 def _write_kept_lines(output: Path, ledger: _LineFates) -> None:
     """Copy the lines that are kept, shards in their order, other journals after them as given."""
     remove_leftovers(output.resolve(), is_locked=True)
-    parts = sorted(ledger.parts, key=lambda part: part.source.place)
-    try:
-        with replacing(output) as target:
-            for part in parts:
-                target.writelines(_lines_to_keep(part, ledger.fates))
-    except OSError as error:
-        raise write_error(output, error) from error
+    with write_errors(output), replacing(output) as target:
+        for source, lines in sorted(ledger.lines_of, key=lambda each: each[0].place):
+            target.writelines(_lines_to_keep(source, lines, ledger.fates))
 
 
-def _lines_to_keep(part: _JournalLines, fates: bytearray) -> Iterator[bytes]:
+def _lines_to_keep(source: JournalSource, lines: range, fates: bytearray) -> Iterator[bytes]:
     """The lines of a journal that are kept, each with its newline. What was added to it meanwhile is not read."""
-    source = part.source
+    num_left = len(lines)
     with _open_source(source) as file:
-        lines = itertools.islice(file, part.num_lines)
-        num_seen = 0
-        for num_seen, raw in enumerate(lines, 1):
-            if fates[part.first_line + num_seen - 1]:
+        for number, raw in zip(lines, file, strict=False):
+            num_left -= 1
+            if fates[number]:
                 yield raw if raw.endswith(b"\n") else raw + b"\n"
-    if num_seen < part.num_lines:
+    if num_left:
         raise _changed_error(source)
 
 
 @contextlib.contextmanager
 def _open_source(source: JournalSource) -> Iterator[BinaryIO]:
     """A journal, open; it must be the file whose note was read. Raises JournalError."""
-    try:
-        with source.path.open("rb", buffering=1 << 20) as file:
-            if not os.path.samestat(os.fstat(file.fileno()), source.file):
-                raise _changed_error(source)
-            yield file
-    except OSError as error:
-        raise JournalError(f"can't read {source.path}: {error.strerror}") from error
+    with read_errors(source.path, JournalError), source.path.open("rb", buffering=1 << 20) as file:
+        if not os.path.samestat(os.fstat(file.fileno()), source.file):
+            raise _changed_error(source)
+        yield file
 
 
 def _changed_error(source: JournalSource) -> JournalError:
@@ -238,11 +220,11 @@ def _doubts(sources: Sequence[JournalSource]) -> Iterator[str]:
 def _make_merge_report(config: MergeConfig, ledger: _LineFates, gaps: Gaps) -> MergeReport:
     counts = {number: ledger.fates.count(number + 1) for number in range(len(ledger.kinds))}
     num_records = sum(counts.values())
-    shard_counts = {part.source.shard.num_shards for part in ledger.parts if part.source.shard}
+    shard_counts = {source.shard.num_shards for source, _ in ledger.lines_of if source.shard}
     return MergeReport(
         output=str(config.output) if config.output else None,
         written=config.output is not None and not config.dry_run,
-        num_journals=len(ledger.parts),
+        num_journals=len(ledger.lines_of),
         num_shards=shard_counts.pop() if len(shard_counts) == 1 else None,
         missing_shards=[str(shard) for shard in gaps.missing],
         problems=gaps.problems,
@@ -257,7 +239,7 @@ def _make_merge_report(config: MergeConfig, ledger: _LineFates, gaps: Gaps) -> M
 
 def _make_note(config: MergeConfig, ledger: _LineFates, gaps: Gaps, report: MergeReport, *, started: float) -> RunMeta:
     """What is noted beside the output: the merge, as if it had been the run."""
-    sources = [part.source for part in ledger.parts]
+    sources = [source for source, _ in ledger.lines_of]
     is_whole = not gaps.missing and not gaps.unfinished and not ledger.num_lost
     num_left = None if gaps.num_left is None else gaps.num_left + ledger.num_lost
     return RunMeta(

@@ -19,7 +19,8 @@ from typing import Any, Final, NamedTuple
 
 import orjson  # of every line; with another parser all exports would take several times as long
 
-from omnicap_cli.core.runs.journal import read_lines
+from omnicap_cli.core.files.atomic import read_errors
+from omnicap_cli.core.runs.journal import JOURNAL_HINT, newest_offsets, read_lines
 from omnicap_cli.core.runs.key_index import KEY_BYTES, KeyIndex
 from omnicap_cli.errors import JournalError, OmnicapError
 
@@ -80,7 +81,7 @@ class JournalReader:
         self.num_records, self.num_broken_lines = len(prefixes) // _PREFIX_BYTES, num_broken_lines
         if _has_repeats(prefixes):
             del prefixes  # before the index needs more
-            self._newest = self._index_newest()
+            self._newest = newest_offsets(self._from_start())
             self.num_records = len(self._newest)
         self._is_clean = self._newest is None and not num_other_lines
         self._is_scanned = True
@@ -104,13 +105,6 @@ class JournalReader:
 
     def _from_start(self) -> io.BufferedReader:
         return io.BufferedReader(_Snapshot(self._file.fileno(), self._num_bytes, self.path), _BUFFER_BYTES)
-
-    def _index_newest(self) -> KeyIndex:
-        newest = KeyIndex()
-        for offset, _, key, record in read_lines(self._from_start()):
-            if record is not None:
-                newest.set(key, offset)
-        return newest
 
     def _in_file_order(self) -> Iterator[JournalEntry]:
         return self._all_in_file_order() if self._is_clean else self._newest_in_file_order()
@@ -155,14 +149,12 @@ class JournalReader:
             raise OmnicapError(f"can't sort {self.path}: {error}", hint=hint) from error
 
     def _entry_at(self, offset: int, num_bytes: int) -> JournalEntry:
-        try:
+        with read_errors(self.path, JournalError, hint=JOURNAL_HINT):
             raw = os.pread(self._file.fileno(), num_bytes, offset)
-            record = orjson.loads(raw)
-        except OSError as error:
-            raise _unreadable_journal(self.path, error) from error
+        try:
+            return JournalEntry(offset, raw, orjson.loads(raw))
         except ValueError as error:
             raise _replaced_error(self.path) from error
-        return JournalEntry(offset, raw, record)
 
 
 class NewestRecords:
@@ -213,10 +205,8 @@ class _Snapshot(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        try:
+        with read_errors(self._path, JournalError, hint=JOURNAL_HINT):
             content = os.pread(self._descriptor, min(len(buffer), self._num_bytes - self._offset), self._offset)
-        except OSError as error:
-            raise _unreadable_journal(self._path, error) from error
         buffer[: len(content)] = content
         self._offset += len(content)
         return len(content)
@@ -275,17 +265,11 @@ def _sorted_places(
 
 def _open_journal(path: Path) -> tuple[io.FileIO, int]:
     """The file and its size in bytes."""
-    try:
+    with read_errors(path, JournalError, hint=JOURNAL_HINT):
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe can't be read twice
-            raise JournalError(f"{path} is not a file", hint="Give the path of a journal.")
+            raise JournalError(f"{path} is not a file", hint=JOURNAL_HINT)
         file = io.FileIO(path)
         return file, os.fstat(file.fileno()).st_size
-    except OSError as error:
-        raise _unreadable_journal(path, error) from error
-
-
-def _unreadable_journal(path: Path, error: OSError) -> JournalError:
-    return JournalError(f"can't read {path}: {error.strerror}", hint="Give the path of a journal.")
 
 
 def _replaced_error(path: Path) -> JournalError:

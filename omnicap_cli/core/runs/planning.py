@@ -29,7 +29,7 @@ class RequestPlan:
     @property
     def prompt_names(self) -> list[str]:
         """As `type/style/lang`."""
-        return [f"{prompt.type}/{prompt.style}/{prompt.lang}" for prompt in self.prompts]
+        return [prompt.name for prompt in self.prompts]
 
     def requests_of(self, item: Item) -> list[Request]:
         """One request per prompt, in the order of the prompts."""

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import orjson
 
-from omnicap_cli.core.files.text import without_surrogates
+from omnicap_cli.core.files.words import without_surrogates
 from omnicap_cli.errors import ItemError, OptionError
 
 FinishReason = Literal["stop", "length", "repetition"]
@@ -85,6 +85,11 @@ class Prompt:
     user: str
     own: bool = False
     choices: tuple[Prompt, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What selects it in a catalogue: TYPE/STYLE/LANG."""
+        return f"{self.type}/{self.style}/{self.lang}"
 
     @property
     def sha(self) -> str:

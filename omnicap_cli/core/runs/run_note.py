@@ -14,7 +14,7 @@ import orjson
 
 from omnicap_cli import __version__
 from omnicap_cli.core.files.atomic import is_running, replacing, write_errors
-from omnicap_cli.core.files.text import without_surrogates
+from omnicap_cli.core.files.words import without_surrogates
 from omnicap_cli.errors import JournalWriteError
 
 State = Literal["running", "finished", "interrupted", "failed"]
@@ -71,7 +71,8 @@ class RunMeta:
     @property
     def state_now(self) -> str:
         """`state`, or killed where the process that would have noted its end is gone."""
-        return "killed" if self.state == "running" and not self._is_alive() else self.state
+        is_gone = self.host == socket.gethostname() and not is_running(self.pid)  # elsewhere only the note can tell
+        return "killed" if self.state == "running" and is_gone else self.state
 
     @property
     def num_left(self) -> int | None:
@@ -112,9 +113,3 @@ class RunMeta:
             return msgspec.convert({"state": None, "folder": None} | values, cls)
         except (OSError, ValueError, RuntimeError, msgspec.MsgspecError):  # a RuntimeError for links in a circle
             return None
-
-    def _is_alive(self) -> bool:
-        """Whether the process still runs; on another machine only the note can tell."""
-        if self.host != socket.gethostname():
-            return True
-        return is_running(self.pid)

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import orjson
-from filelock import FileLock, Timeout
 
+from omnicap_cli.core.files.atomic import read_errors
+from omnicap_cli.core.files.locks import hold_lock
+from omnicap_cli.core.files.outputs import lock_path
 from omnicap_cli.core.files.words import listed, shortened
+from omnicap_cli.core.runs.journal import JOURNAL_HINT
 from omnicap_cli.core.runs.run_note import RunMeta, find_journal
 from omnicap_cli.core.runs.shard import Shard
-from omnicap_cli.errors import JournalError, OptionError
+from omnicap_cli.errors import JournalError, JournalLockedError, JournalWriteError, OptionError
 
 _MAX_SHARDS: Final = 1_000_000  # more are a mistake in a note, and naming what is missing would take all memory
 _MAX_LISTED: Final = 10
@@ -150,11 +153,8 @@ def common_folder(sources: Sequence[JournalSource]) -> str | None:
 
 
 def _read_source(path: Path) -> JournalSource:
-    try:
+    with read_errors(path, JournalError, hint=JOURNAL_HINT):
         file = path.stat()
-    except OSError as error:
-        hint = "Give the JSONL files that `omnicap caption -o` writes."
-        raise JournalError(f"can't read {path}: {error.strerror}", hint=hint) from error
     if not stat.S_ISREG(file.st_mode):
         raise JournalError(f"can't read {path}: not a file", hint="Merging reads each journal twice.")
     meta = RunMeta.read(path)
@@ -164,18 +164,15 @@ def _read_source(path: Path) -> JournalSource:
 
 def _is_locked(journal: Path) -> bool:
     """Whether a process has it open for writing; makes no lock file where there is none."""
-    path = f"{journal.resolve()}.lock"
-    if not os.path.exists(path):
+    if not lock_path(journal).exists():
         return False
-    lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
+        with hold_lock(lock_path(journal), what=journal):
+            return False
+    except JournalLockedError:
         return True
-    except OSError:  # someone else's, in a folder that may only be read: the note has to do
+    except JournalWriteError:  # someone else's, in a folder that may only be read: the note has to do
         return False
-    lock.release()
-    return False
 
 
 def _journals_given_twice(sources: Sequence[JournalSource]) -> Iterator[str]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from omnicap_cli.core.runs.journal import read_lines
+from omnicap_cli.core.files.atomic import read_errors
+from omnicap_cli.core.runs.journal import JOURNAL_HINT, read_lines
 from omnicap_cli.core.runs.key_index import KeyIndex
 from omnicap_cli.core.runs.run_note import RunMeta, find_journal
 from omnicap_cli.core.runs.shard import Shard
@@ -147,11 +148,8 @@ def _sum_of_known(values: Iterable[int | None]) -> int | None:
 def read_status(path: Path) -> RunStatus:
     """The status of the journal at `path`. Raises JournalError where there is none."""
     status = RunStatus(journal=str(path))
-    try:
+    with read_errors(path, JournalError, hint=JOURNAL_HINT):
         _count_records(path, status)
-    except OSError as error:
-        hint = "Give the JSONL file that `omnicap caption -o` writes."
-        raise JournalError(f"can't read {path}: {error.strerror}", hint=hint) from error
     if status.num_broken_lines and not status.num_ok + status.num_failed:
         raise JournalError(f"{path} is not a journal: nothing in it is a record of omnicap")
     meta = RunMeta.read(path)

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple
 
 from omnicap_cli.core.models.model_json import read_object_if_there
-from omnicap_cli.core.tokens.pixel_grid import MAX_ASPECT_RATIO, PixelGrid
-from omnicap_cli.errors import AspectRatioError, EngineError, UnsupportedError
+from omnicap_cli.core.tokens.pixel_grid import MAX_ASPECT_RATIO, PixelGrid, aspect_ratio_error, fit_into_limits
+from omnicap_cli.errors import EngineError, UnsupportedError
 
 _FILES: Final = ("video_preprocessor_config.json", "preprocessor_config.json")
 _COPY_IT: Final = f"copy {_FILES[0]} from the model that this one is made from"
@@ -39,20 +39,20 @@ class GridThw(NamedTuple):
     w: int
 
 
-class ClipLayout(NamedTuple):
-    """What takes the place of the one video token that a chat template writes for a clip.
+class Media(NamedTuple):
+    """What takes the place of the one token that a chat template writes for a picture or clip.
 
-    Without `timestamps` it is one run of `run_tokens` video tokens. With them it is, for each, its text, a
-    vision_start, a run and a vision_end. What the template writes around the video token stays in both cases.
+    Without `timestamps` it is one run of `num_tokens` visual tokens. With them it is, for each, its text, a
+    vision_start, a run and a vision_end. What the template writes around that token stays in both cases.
     """
 
-    run_tokens: int
-    timestamps: tuple[str, ...] | None = None
+    num_tokens: int
+    timestamps: Sequence[str] | None = None
 
     @property
-    def num_tokens(self) -> int:
-        """Visual tokens of the clip: no marks, and no text of timestamps."""
-        return self.run_tokens * (1 if self.timestamps is None else len(self.timestamps))
+    def num_visual_tokens(self) -> int:
+        """All of its tokens but for marks and those of the timestamps."""
+        return self.num_tokens * (1 if self.timestamps is None else len(self.timestamps))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +122,7 @@ class ClipGrid(ABC):
         num_in_time = math.ceil(num_frames / self.temporal_patch_size)  # the last frame is repeated to fill a patch
         return GridThw(num_in_time, new_height // self.patch_size, new_width // self.patch_size)
 
-    def layout(self, clip: Clip) -> ClipLayout:
+    def layout(self, clip: Clip) -> Media:
         """What stands in the prompt for a clip. Raises as `grid`."""
         indices = self.frame_indices(clip.num_frames, clip.fps)
         grid = self.grid(len(indices), clip.height, clip.width)
@@ -140,7 +140,7 @@ class ClipGrid(ABC):
         """Height and width, in pixels, that each frame is resized to before it is cut. Raises as `grid`."""
 
     @abstractmethod
-    def _layout(self, grid: GridThw, indices: Sequence[int], fps: float) -> ClipLayout: ...
+    def _layout(self, grid: GridThw, indices: Sequence[int], fps: float) -> Media: ...
 
     def _too_few(self, num_frames: int) -> UnsupportedError:
         frames = "1 frame" if num_frames == 1 else f"{num_frames} frames"
@@ -189,8 +189,8 @@ class Qwen2ClipGrid(ClipGrid):
         )
         return frame.resized(height, width)
 
-    def _layout(self, grid: GridThw, indices: Sequence[int], fps: float) -> ClipLayout:  # noqa: ARG002
-        return ClipLayout(grid.t * grid.h * grid.w // self.merge_size**2)
+    def _layout(self, grid: GridThw, indices: Sequence[int], fps: float) -> Media:  # noqa: ARG002
+        return Media(grid.t * grid.h * grid.w // self.merge_size**2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,21 +221,9 @@ class Qwen3ClipGrid(ClipGrid):
         scale = max(side / height, side / width)
         tall, wide = (int(height * scale), int(width * scale)) if scale > 1 else (height, width)
         if max(tall, wide) / min(tall, wide) > MAX_ASPECT_RATIO:
-            raise AspectRatioError(
-                f"{width} x {height} pixels: one side is more than {MAX_ASPECT_RATIO} times the other, "
-                "which the model doesn't take"
-            )
-        new_height, new_width = round(tall / side) * side, round(wide / side) * side
-        num_pixels = round(num_frames / self.temporal_patch_size) * self.temporal_patch_size * new_height * new_width
-        if num_pixels > max_pixels:
-            shrink = math.sqrt(num_frames * tall * wide / max_pixels)
-            new_height = max(side, math.floor(tall / shrink / side) * side)
-            new_width = max(side, math.floor(wide / shrink / side) * side)
-        elif num_pixels < self.min_pixels:
-            grow = math.sqrt(self.min_pixels / (num_frames * tall * wide))
-            new_height = math.ceil(tall * grow / side) * side
-            new_width = math.ceil(wide * grow / side) * side
-        return new_height, new_width
+            raise aspect_ratio_error(height, width)
+        num_padded = round(num_frames / self.temporal_patch_size) * self.temporal_patch_size
+        return fit_into_limits(tall, wide, side, self.min_pixels, max_pixels, num_frames, num_padded)
 
     def _max_pixels(self, num_frames: int) -> int:
         if not self.cap_pixels_per_frame:
@@ -244,11 +232,11 @@ class Qwen3ClipGrid(ClipGrid):
         share = min(of_a_frame, self.max_pixels // num_frames)
         return max(share, int(self.min_pixels * _FLOOR_SHARE)) * num_frames
 
-    def _layout(self, grid: GridThw, indices: Sequence[int], fps: float) -> ClipLayout:
+    def _layout(self, grid: GridThw, indices: Sequence[int], fps: float) -> Media:
         step, last = self.temporal_patch_size, len(indices) - 1
         ends = ((first, min(first + step - 1, last)) for first in range(0, len(indices), step))
         seconds = ((indices[first] / fps + indices[end] / fps) / 2 for first, end in ends)
-        return ClipLayout(grid.h * grid.w // self.merge_size**2, tuple(f"<{each:.1f} seconds>" for each in seconds))
+        return Media(grid.h * grid.w // self.merge_size**2, tuple(f"<{each:.1f} seconds>" for each in seconds))
 
 
 _KINDS: Final[Mapping[str, type[ClipGrid]]] = {

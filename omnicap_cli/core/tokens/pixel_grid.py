@@ -75,32 +75,14 @@ class PixelGrid:
         high = max_pixels or max(self.max_pixels, low)
         return replace(self, min_pixels=low, max_pixels=high)
 
-    @property
-    def values_per_patch(self) -> int:
-        """Numbers that the vision encoder gets for a patch: of 3 colours, as often as a patch of a clip has frames."""
-        return 3 * self.temporal_patch_size * self.patch_size**2
-
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width, in pixels, that a picture is resized to before it is cut.
 
         Raises AspectRatioError where one side is too long for the other.
         """
         if max(height, width) / min(height, width) > MAX_ASPECT_RATIO:
-            raise AspectRatioError(
-                f"{width} x {height} pixels: one side is more than {MAX_ASPECT_RATIO} times the other, "
-                "which the model doesn't take"
-            )
-        side = self.patch_size * self.merge_size
-        new_height, new_width = round(height / side) * side, round(width / side) * side
-        if new_height * new_width > self.max_pixels:
-            scale = math.sqrt(height * width / self.max_pixels)
-            new_height = max(side, math.floor(height / scale / side) * side)
-            new_width = max(side, math.floor(width / scale / side) * side)
-        elif new_height * new_width < self.min_pixels:
-            scale = math.sqrt(self.min_pixels / (height * width))
-            new_height = math.ceil(height * scale / side) * side
-            new_width = math.ceil(width * scale / side) * side
-        return new_height, new_width
+            raise aspect_ratio_error(height, width)
+        return fit_into_limits(height, width, self.patch_size * self.merge_size, self.min_pixels, self.max_pixels)
 
     def num_patches(self, height: int, width: int) -> int:
         """Patches of a picture, each a row of `pixel_values`. Raises as `resized`."""
@@ -110,3 +92,28 @@ class PixelGrid:
     def num_tokens(self, height: int, width: int) -> int:
         """Tokens that stand in the prompt for a picture. Raises as `resized`."""
         return self.num_patches(height, width) // self.merge_size**2
+
+
+def fit_into_limits(
+    height: int, width: int, side: int, min_pixels: int, max_pixels: int, num_frames: int = 1, num_padded: int = 1
+) -> tuple[int, int]:
+    """Height and width of whole tokens, `side` pixels square, with an area within the limits.
+
+    Of a clip the limits are those of all frames together, which are `num_padded` once the last patch in time is filled.
+    """
+    new_height, new_width = round(height / side) * side, round(width / side) * side
+    if num_padded * new_height * new_width > max_pixels:
+        scale = math.sqrt(num_frames * height * width / max_pixels)
+        new_height = max(side, math.floor(height / scale / side) * side)
+        new_width = max(side, math.floor(width / scale / side) * side)
+    elif num_padded * new_height * new_width < min_pixels:
+        scale = math.sqrt(min_pixels / (num_frames * height * width))
+        new_height = math.ceil(height * scale / side) * side
+        new_width = math.ceil(width * scale / side) * side
+    return new_height, new_width
+
+
+def aspect_ratio_error(height: int, width: int) -> AspectRatioError:
+    """What is wrong where one side is too long for the other."""
+    what = f"one side is more than {MAX_ASPECT_RATIO} times the other, which the model doesn't take"
+    return AspectRatioError(f"{width} x {height} pixels: {what}")

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
+from omnicap_cli.core.files.words import shortened
+
 _ROLES: Final = ("human", "gpt")
 # One line break beside a mark belongs to it: LLaVA's data has one after each, and a prompt for captions has none.
 _MARK: Final = re.compile(r"\n?<(image|video)>\n?")
@@ -118,9 +120,8 @@ def _place_media(questions: list[list[str | MediaKind]], images: Sequence[str], 
             raise SampleError("marks_do_not_match", f"{num_marks} marks <{kind.value}> for {len(paths)} {kind.value}s")
 
 
-def _shorten_value(value: Any, max_characters: int = 40) -> str:
+def _shorten_value(value: Any) -> str:
     try:
-        text = repr(value)
+        return shortened(repr(value), 40)
     except RecursionError:
         return f"a deeply nested {type(value).__name__}"
-    return text if len(text) <= max_characters else f"{text[:max_characters]}…"

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from omnicap_cli.core.tokens.chat_format import ChatFormat
+from omnicap_cli.core.tokens.clip_grid import Media
 from omnicap_cli.core.tokens.samples import MediaKind, Turn
 from omnicap_cli.core.tokens.text_tokens import TextTokens
 from omnicap_cli.errors import EngineError
@@ -39,18 +40,6 @@ class Token(NamedTuple):
 Part = Text | Token
 
 
-class Media(NamedTuple):
-    """A picture or clip as tokens: `num_tokens` in a row, or so many between marks after each of `timestamps`."""
-
-    num_tokens: int
-    timestamps: Sequence[str] | None = None
-
-    @property
-    def num_visual_tokens(self) -> int:
-        """All of its tokens but for those of the timestamps."""
-        return self.num_tokens * (1 if self.timestamps is None else len(self.timestamps))
-
-
 class TokenSequence(NamedTuple):
     """Ids, and the labels that belong to them: the id itself where it is supervised, else IGNORED."""
 
@@ -73,10 +62,8 @@ class SequenceBuilder:
         """Raises EngineError where the template doesn't write what the tokenizer knows as tokens."""
         self._text, self._chat = text, chat
         self._before_answer = self._parse_literal(chat.before_answer)
-        self._before_system, self._after_system = (
-            self._parse_literal(chat.before_system),
-            self._parse_literal(chat.after_system),
-        )
+        self._before_system = self._parse_literal(chat.before_system)
+        self._after_system = self._parse_literal(chat.after_system)
         self._without_system = self._parse_literal(chat.without_system)
         self._after_answer, self._end = self._ending_of(chat.after_answer), self._ending_of(chat.end)
         self._marks = {

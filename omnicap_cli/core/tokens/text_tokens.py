@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -15,7 +15,6 @@ import orjson
 from omnicap_cli.errors import EngineError
 
 if TYPE_CHECKING:
-    import tiktoken
     from tokenizers import Encoding, Tokenizer
 
 _NUM_BYTES: Final = 256
@@ -65,9 +64,9 @@ class TextTokens:
         ]
         self._control, self._added = _one_of(control), _one_of(self._ids)
         self.why_slow: str | None = "it was asked not to be"
-        self._fast: _FastTokenizer | None = None
+        self._fast_count: Callable[[str], int] | None = None
         if fast:
-            self._fast, self.why_slow = _build_fast_tokenizer(config)
+            self._fast_count, self.why_slow = _build_fast_count(config)
         self.breaks_lines = self._breaks_lines()
         self._count_short = functools.lru_cache(_NUM_CACHED)(self.count)
         self._count_long = functools.lru_cache(_NUM_LONG_CACHED)(self.count)
@@ -75,7 +74,7 @@ class TextTokens:
     @property
     def is_fast(self) -> bool:
         """Whether texts are counted in the fast way; `why_slow` says why not."""
-        return self._fast is not None
+        return self._fast_count is not None
 
     def id_of(self, token: str) -> int | None:
         """The id of an added token."""
@@ -85,9 +84,9 @@ class TextTokens:
         """How many tokens `text` becomes."""
         if not text:
             return 0
-        if self._fast is None or self._added.search(text) or _overflows(text):
+        if self._fast_count is None or self._added.search(text) or _overflows(text):
             return sum(len(encoding.ids) for _, encoding in self._encodings(text))
-        return self._fast.count(text)
+        return self._fast_count(text)
 
     def count_known(self, text: str) -> int:
         """`count` for what comes again: a question in many samples, an answer twice in its own."""
@@ -175,20 +174,11 @@ def _damaged_error(why: object) -> EngineError:
 # ------------------------------------------------------------------------------------------ the fast way
 
 
-class _FastTokenizer:
-    """Counts with tiktoken. Only for texts without added tokens."""
+def _build_fast_count(config: dict[str, Any]) -> tuple[Callable[[str], int] | None, str | None]:
+    """What counts with tiktoken, in texts without added tokens; else None, and why.
 
-    def __init__(self, encoding: tiktoken.Encoding, normalizer: Any) -> None:
-        self._encode, self._normalizer = encoding.encode_ordinary, normalizer
-
-    def count(self, text: str) -> int:
-        if self._normalizer is not None and not text.isascii() and _MAYBE_NOT_NFC.search(text):
-            text = self._normalizer.normalize_str(text)
-        return len(self._encode(text))
-
-
-def _build_fast_tokenizer(config: dict[str, Any]) -> tuple[_FastTokenizer | None, str | None]:
-    """For a byte-level BPE tokenizer that splits by one pattern, as all of Qwen; else None, and why."""
+    That is for a byte-level BPE tokenizer that splits by one pattern, as all of Qwen.
+    """
     from tokenizers import normalizers
 
     normalizer = config.get("normalizer")
@@ -201,10 +191,17 @@ def _build_fast_tokenizer(config: dict[str, Any]) -> tuple[_FastTokenizer | None
     import tiktoken
 
     try:
-        encoding = tiktoken.Encoding("model", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+        encode = tiktoken.Encoding("model", pat_str=pattern, mergeable_ranks=ranks, special_tokens={}).encode_ordinary
     except Exception as error:  # noqa: BLE001  of its regex library, which reads another dialect
         return None, f"its pattern can't be used: {error}"
-    return _FastTokenizer(encoding, normalizers.NFC() if normalizer else None), None
+    normalize = normalizers.NFC().normalize_str
+
+    def count(text: str) -> int:
+        if normalizer is not None and not text.isascii() and _MAYBE_NOT_NFC.search(text):
+            text = normalize(text)
+        return len(encode(text))
+
+    return count, None
 
 
 def _pattern(pre_tokenizer: dict[str, Any]) -> str | None:

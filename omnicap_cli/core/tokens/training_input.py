@@ -9,14 +9,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from omnicap_cli.core.files.atomic import read_errors
 from omnicap_cli.core.prompts.catalogue import Catalogue
+from omnicap_cli.core.runs.records import Settings
 from omnicap_cli.core.tokens.chat_format import ChatFormat
-from omnicap_cli.core.tokens.clip_grid import Clip, ClipGrid
+from omnicap_cli.core.tokens.clip_grid import Clip, ClipGrid, Media
 from omnicap_cli.core.tokens.pixel_grid import PixelGrid
 from omnicap_cli.core.tokens.samples import MediaKind, Sample, SampleError
-from omnicap_cli.core.tokens.sequences import Media, Part, SequenceBuilder
+from omnicap_cli.core.tokens.sequences import Part, SequenceBuilder
 from omnicap_cli.core.tokens.text_tokens import TextTokens
-from omnicap_cli.errors import AspectRatioError, EngineError, OptionError, UnsupportedError
+from omnicap_cli.errors import AspectRatioError, EngineError, UnsupportedError
 
 _FROM_BASE = "Copy it from the base model; merged and fine-tuned models often lack it."
 
@@ -43,11 +45,7 @@ class TrainingFormat:
     task_type: str | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("--min-pixels", self.min_pixels), ("--max-pixels", self.max_pixels)):
-            if value is not None and value < 1:
-                raise OptionError(name, value, "is no number of pixels")
-        if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
-            raise OptionError("--min-pixels", self.min_pixels, f"is more than --max-pixels {self.max_pixels}")
+        Settings(min_pixels=self.min_pixels, max_pixels=self.max_pixels)  # which refuses what can't be
 
 
 class TrainingInput:
@@ -97,8 +95,7 @@ class TrainingInput:
     def clip(self, clip: Clip) -> Media:
         """A clip. Raises SampleError."""
         try:
-            layout = self.clip_grid.layout(clip)
-            return Media(layout.run_tokens, layout.timestamps)
+            return self.clip_grid.layout(clip)
         except AspectRatioError as error:
             raise SampleError("aspect_ratio", error.message) from error
         except UnsupportedError as error:
@@ -157,13 +154,10 @@ def _media_in_order(sample: Sample, images: Sequence[Media], clips: Sequence[Med
 
 
 def _read_tokenizer_file(path: Path) -> bytes:
-    try:
+    if not path.exists():
+        raise EngineError(f"{path.parent} has no tokenizer.json, which says how text becomes tokens", hint=_FROM_BASE)
+    with read_errors(path, EngineError):
         return path.read_bytes()
-    except FileNotFoundError as error:
-        what = f"{path.parent} has no tokenizer.json, which says how text becomes tokens"
-        raise EngineError(what, hint=_FROM_BASE) from error
-    except OSError as error:
-        raise EngineError(f"can't read {path}: {error.strerror}") from error
 
 
 def _hex_digest(content: bytes) -> str:

@@ -129,13 +129,12 @@ class VisualChat(Chat):
         """The pieces around the pictures of the trial."""
         image_ids = self._trial.image_ids
         width, num_tokens = len(image_ids), len(ids) - len(image_ids) * num_visuals
-        places = [place for place in range(len(ids) - width + 1) if ids[place : place + width] == image_ids]
-        if len(places) != num_visuals and num_visuals:
+        starts = range(len(ids) - width + 1 if num_visuals else 0)
+        places = [place for place in starts if ids[place : place + width] == image_ids]
+        if len(places) != num_visuals:
             return PromptPieces(num_tokens, None)
-        starts, ends = [0, *(place + width for place in places)], [*places, len(ids)]
-        if not num_visuals:
-            starts, ends = [0], [len(ids)]
-        return PromptPieces(num_tokens, [ids[start:end] for start, end in zip(starts, ends, strict=True)])
+        pieces = zip((0, *(place + width for place in places)), (*places, len(ids)), strict=True)
+        return PromptPieces(num_tokens, [ids[start:end] for start, end in pieces])
 
     def _is_apart(self, image_ids: list[int]) -> bool:
         """Whether text beside `image_ids` is the same tokens whatever the picture.

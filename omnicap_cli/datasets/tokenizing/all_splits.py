@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from omnicap_cli.core.files.locks import hold_lock
-from omnicap_cli.core.files.text import without_surrogates
+from omnicap_cli.core.files.words import without_surrogates
 from omnicap_cli.core.models.model_files import find_processor
 from omnicap_cli.core.tokens.training_input import TrainingFormat, TrainingInput
 from omnicap_cli.core.workers.pool import DeathPolicy, Pool

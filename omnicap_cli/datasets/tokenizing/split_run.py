@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Final, NamedTuple
 import orjson
 
 from omnicap_cli.core.files.locks import hold_lock
-from omnicap_cli.core.files.text import without_surrogates
+from omnicap_cli.core.files.words import without_surrogates
 from omnicap_cli.core.tokens.text_tokens import TokenizersDisagreeError
 from omnicap_cli.core.tokens.training_input import TrainingFormat, TrainingInput
 from omnicap_cli.datasets.splits import Split, SplitNote

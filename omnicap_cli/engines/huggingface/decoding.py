@@ -17,7 +17,7 @@ import torch
 
 from omnicap_cli.core.runs.records import FinishReason
 from omnicap_cli.engines.generation import Ending
-from omnicap_cli.engines.huggingface.prefill import EncodedOfRows, prefill
+from omnicap_cli.engines.huggingface.prefill import EncodedOfRows, prefill, take_rows
 from omnicap_cli.engines.loops import LoopDetector
 
 _MAX_SHARE_ALIVE: Final = 7 / 8  # of the rows; with fewer, leaving the others out is worth copying the cache
@@ -102,7 +102,8 @@ class Decoder:
             if len(alive) <= _MAX_SHARE_ALIVE * len(places):
                 index = torch.tensor(alive, device=last.device)
                 last, seen = last[index], None if seen is None else seen[index]
-                _keep_rows(model_kwargs, index)
+                model_kwargs["past_key_values"].batch_select_indices(index)
+                model_kwargs = take_rows(model_kwargs, index)
                 places = [places[n] for n in alive]
             inputs = model.prepare_inputs_for_generation(last, next_sequence_length=1, **model_kwargs)
             outputs = model(**inputs, return_dict=True)
@@ -147,13 +148,3 @@ def _without_padding(input_ids: torch.Tensor, model_kwargs: dict[str, Any]) -> t
     the row's own prompt, which changes nothing."""
     mask = model_kwargs.get("attention_mask")
     return input_ids if mask is None else torch.where(mask.bool(), input_ids, input_ids[:, -1:])
-
-
-def _keep_rows(model_kwargs: dict[str, Any], index: torch.Tensor) -> None:
-    """Leave all rows but those at `index` out of what the next forward pass gets."""
-    model_kwargs["past_key_values"].batch_select_indices(index)
-    for name in ("attention_mask", "token_type_ids", "mm_token_type_ids"):
-        if model_kwargs.get(name) is not None:
-            model_kwargs[name] = model_kwargs[name][index]
-    if model_kwargs.get("position_ids") is not None:  # (rows, length), or (axes, rows, length)
-        model_kwargs["position_ids"] = model_kwargs["position_ids"].index_select(-2, index)

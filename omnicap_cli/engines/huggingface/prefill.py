@@ -57,12 +57,19 @@ def _packs_of_rows(lengths: Sequence[int]) -> list[list[int]]:
 
 def _kwargs_of_rows(model_kwargs: dict[str, Any], place: torch.Tensor, length: int) -> dict[str, Any]:
     """What belongs to some rows, without the padding that they all share."""
-    part = dict(model_kwargs)
-    for name in ("attention_mask", "token_type_ids", "mm_token_type_ids"):
+    part = take_rows(model_kwargs, place)
+    for name in ("attention_mask", "token_type_ids", "mm_token_type_ids", "position_ids"):
         if part.get(name) is not None:
-            part[name] = part[name][place, -length:]
-    if part.get("position_ids") is not None:  # (rows, length), or (axes, rows, length)
-        part["position_ids"] = part["position_ids"].index_select(-2, place)[..., -length:]
+            part[name] = part[name][..., -length:]
     if part.get("attention_mask") is not None and bool(part["attention_mask"].all()):
         part["attention_mask"] = None  # which models compute faster
+    return part
+
+
+def take_rows(model_kwargs: dict[str, Any], place: torch.Tensor) -> dict[str, Any]:
+    """The same of some rows only, but for their cache."""
+    part = dict(model_kwargs)
+    for name in ("attention_mask", "token_type_ids", "mm_token_type_ids", "position_ids"):
+        if part.get(name) is not None:  # (rows, length), or (axes, rows, length) for positions
+            part[name] = part[name].index_select(-2, place)
     return part

@@ -42,70 +42,64 @@ class _Paragraph:
     last: TextLine
 
 
-@dataclass(frozen=True, slots=True)
-class _Headings:
-    """From which height on a line is a heading, and where tiers begin, the highest first."""
-
-    tiers: tuple[float, ...]
-
-    def level(self, line: TextLine) -> int:
-        """1 to 6, or 0 for body text."""
-        if not _can_be_heading(line):
-            return 0
-        return next((level for level, height in enumerate(self.tiers, 1) if line.height >= height), 0)
-
-
 def to_markdown(boxes: Iterable[TextBox]) -> str:
     """The text of a page as Markdown (GitHub's, for tables), "" for no boxes."""
     regions = reading_order(boxes)
-    headings = _find_headings([line for region in regions for line in region])
+    tiers = _heading_tiers([line for region in regions for line in region])
     blocks: list[str] = []
     for region in regions:
-        new = list(_markdown_blocks(region, headings))
+        new = list(_markdown_blocks(region, tiers))
         if blocks and new and _continues_in_next_column(blocks[-1], new[0]):
             new[0] = join_wrapped(blocks.pop(), new[0])
         blocks += new
     return "\n\n".join(blocks)
 
 
-def _find_headings(lines: Sequence[TextLine]) -> _Headings:
+def _heading_tiers(lines: Sequence[TextLine]) -> list[float]:
+    """From which height on a line is a heading of each level, the highest first."""
     if not lines:
-        return _Headings(())
+        return []
     body = weighted_median((line.height, len(line.text)) for line in lines)
     heights = sorted((line.height for line in lines if _can_be_heading(line)), reverse=True)
     tiers: list[float] = []
     for height in heights:
         if height >= _HEADING_RATIO * body and (not tiers or height < tiers[-1]):
             tiers.append(max(height * _TIER_RATIO, _HEADING_RATIO * body))
-    return _Headings(tuple(tiers[:6]))
+    return tiers[:6]
+
+
+def _heading_level(line: TextLine, tiers: Sequence[float]) -> int:
+    """1 to 6, or 0 for body text."""
+    if not _can_be_heading(line):
+        return 0
+    return next((level for level, height in enumerate(tiers, 1) if line.height >= height), 0)
 
 
 def _can_be_heading(line: TextLine) -> bool:
     return text_width(line.text) <= 120 and sum(map(str.isalpha, line.text)) >= 2
 
 
-def _markdown_blocks(lines: Sequence[TextLine], headings: _Headings) -> Iterator[str]:
+def _markdown_blocks(lines: Sequence[TextLine], tiers: Sequence[float]) -> Iterator[str]:
     """A region's blocks from top to bottom; blank lines go between them."""
     for is_table, group in split_tables(lines):
         if is_table:
             yield table_markdown(group)
             continue
-        for part in _split_spaced(group, headings):
-            level = headings.level(part[0])
+        for part in _split_spaced(group, tiers):
+            level = _heading_level(part[0], tiers)
             if level:
                 yield "#" * level + " " + reduce(join_wrapped, (line.text for line in part))
             else:
                 yield _body_text(part, _text_column(part, lines))
 
 
-def _split_spaced(lines: Sequence[TextLine], headings: _Headings) -> list[list[TextLine]]:
+def _split_spaced(lines: Sequence[TextLine], tiers: Sequence[float]) -> list[list[TextLine]]:
     """Parts with one heading level each, and no gap within that is clearly wider than the usual one."""
     pitches = [below.middle - above.middle for above, below in pairwise(lines)]
     usual = median_low(pitches) if pitches else 0.0
-    parts: list[list[TextLine]] = []
-    for line in lines:
-        above = parts[-1][-1] if parts else None
-        if above is None or headings.level(above) != headings.level(line) or _is_apart(above, line, usual):
+    parts = [[lines[0]]]
+    for above, line in pairwise(lines):
+        if _heading_level(above, tiers) != _heading_level(line, tiers) or _is_apart(above, line, usual):
             parts.append([])
         parts[-1].append(line)
     return parts

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from omnicap_cli.core.runs.records import Settings, Transfer
-from omnicap_cli.core.tokens.clip_grid import Clip
+from omnicap_cli.core.tokens.clip_grid import Clip, Media
 from omnicap_cli.core.tokens.positions import VisualBlock, sample_positions
 from omnicap_cli.core.tokens.samples import MediaKind, Sample, SampleError
-from omnicap_cli.core.tokens.sequences import IGNORED, Media
+from omnicap_cli.core.tokens.sequences import IGNORED
 from omnicap_cli.core.tokens.training_input import TrainingInput
 from omnicap_cli.media.frames import frames_of
 from omnicap_cli.media.images import decode_image

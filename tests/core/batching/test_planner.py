@@ -259,15 +259,12 @@ def test_totals_of_a_run():
     fitting, totals = [batch for batch in batches if not batch.too_large], planner.totals
     assert (totals.num_batches, totals.num_too_large) == (len(fitting), 1)
     assert totals.num_rows == sum(len(picture.prompt_tokens) for picture in pictures) - 1
-    assert totals.fewest_rows == min(len(rows_of(batch)) for batch in fitting)
-    assert totals.most_rows == max(len(rows_of(batch)) for batch in fitting)
-    assert totals.padding == pytest.approx(padding_of(fitting))
-    assert totals.fill == pytest.approx(sum(batch.num_bytes for batch in fitting) / len(fitting) / budget_of(24))
+    assert totals.num_tokens == sum(batch.load.num_tokens for batch in fitting)
 
 
 def test_totals_of_nothing():
     totals = planner_of(24).totals
-    assert (totals.num_batches, totals.padding, totals.fill) == (0, 0.0, 0.0)
+    assert (totals.num_batches, totals.num_rows, totals.num_tokens, totals.num_too_large) == (0, 0, 0, 0)
 
 
 # --------------------------------------------------------------------------------------------- properties

@@ -22,7 +22,7 @@ from transformers.utils import logging
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
-from omnicap_cli.core.tokens.clip_grid import Clip, ClipGrid, ClipLayout, Qwen2ClipGrid, Qwen3ClipGrid
+from omnicap_cli.core.tokens.clip_grid import Clip, ClipGrid, Media, Qwen2ClipGrid, Qwen3ClipGrid
 from omnicap_cli.errors import AspectRatioError, EngineError, ItemError, UnsupportedError
 
 QWEN2 = Qwen2ClipGrid()
@@ -276,11 +276,11 @@ def test_too_few_frames(grid):
 
 
 def test_layouts_by_hand():
-    assert QWEN2.layout(Clip(100, 25.0, 448, 336)) == ClipLayout(4 * 24 * 32 // 4)
-    assert QWEN2.layout(Clip(100, 25.0, 448, 336)).num_tokens == 768
+    assert QWEN2.layout(Clip(100, 25.0, 448, 336)) == Media(4 * 24 * 32 // 4)
+    assert QWEN2.layout(Clip(100, 25.0, 448, 336)).num_visual_tokens == 768
     layout = QWEN3.layout(Clip(100, 25.0, 320, 224))  # frames 0 14 | 28 42 | 57 71 | 85 99, at 25 a second
     assert layout.timestamps == ("<0.3 seconds>", "<1.4 seconds>", "<2.6 seconds>", "<3.7 seconds>")
-    assert (layout.run_tokens, layout.num_tokens) == (70, 280)  # 10 by 7
+    assert (layout.num_tokens, layout.num_visual_tokens) == (70, 280)  # 10 by 7
     odd = QWEN3.layout(Clip(3, 1.0, 320, 224))  # frames 0 1 | 2 2
     assert odd.timestamps == ("<0.5 seconds>", "<2.0 seconds>")
 
@@ -299,7 +299,7 @@ def test_timestamps_as_the_real_one_writes_them(tiny_model):
         thw = grid.grid(len(metadata.frames_indices), clip.height, clip.width)
         inputs = {"video_grid_thw": torch.tensor([thw]), "video_metadata": [metadata]}
         layout = grid.layout(clip)
-        run = "<|vision_start|>" + "<|video_pad|>" * layout.run_tokens + "<|vision_end|>"
+        run = "<|vision_start|>" + "<|video_pad|>" * layout.num_tokens + "<|vision_end|>"
         assert "".join(each + run for each in layout.timestamps) == processor.replace_video_token(inputs, 0)
 
 
@@ -319,10 +319,10 @@ def test_layouts_of_whole_prompts(tiny_model, family):
             text=[text], videos=[frames], video_metadata=[metadata], do_sample_frames=False, return_tensors="pt"
         )
         layout = grid.layout(clip)
-        run = "<|video_pad|>" * layout.run_tokens
+        run = "<|video_pad|>" * layout.num_tokens
         middle = run if layout.timestamps is None else "".join(t + start + run + end for t in layout.timestamps)
         assert processor.tokenizer.decode(output["input_ids"][0]) == f"a{start}{middle}{end}b"
-        assert (output["input_ids"] == processor.video_token_id).sum() == layout.num_tokens
+        assert (output["input_ids"] == processor.video_token_id).sum() == layout.num_visual_tokens
 
 
 # ------------------------------------------------------------------------------------------- model folders

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from omnicap_cli.core.prompts.catalogue import LANGUAGES, Catalogue, Style
@@ -41,13 +39,7 @@ def as_toml(prompts: Mapping[CatalogueKey, ImportedPrompt], catalogue: Catalogue
 
 def check_toml(text: str, prompts: Mapping[CatalogueKey, ImportedPrompt]) -> None:
     """Read a catalogue file back, by every name that it gives. Raises OmnicapError where a text isn't the same."""
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "prompts.toml"
-            path.write_bytes(text.encode())
-            catalogue = Catalogue.load(path)
-    except OSError as error:
-        raise OmnicapError(f"can't write a temporary file: {error.strerror}", hint="Set TMPDIR.") from error
+    catalogue = Catalogue.parse(text, "prompts.toml")
     for (kind, style, lang), prompt in prompts.items():
         names = catalogue.types[kind].styles[style].names
         expected = Prompt(type=kind, style=style, lang=lang, system=prompt.system, user=prompt.user)
