@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import sys
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -50,9 +51,7 @@ class PieceReport:
     runs: array[int] = field(default_factory=lambda: array("q"))
     lacks_newline: bool = False
     num_lines: int = 0
-    num_text_tokens: int = 0
-    num_image_tokens: int = 0
-    num_lacking: int = 0
+    totals: Counter[str] = field(default_factory=Counter)
     keys: array[int] = field(default_factory=lambda: array("q"))
     lengths: array[int] = field(default_factory=lambda: array("q"))
     broken: Counter[str] = field(default_factory=Counter)
@@ -62,9 +61,8 @@ class PieceReport:
         """Check lines that begin at the byte `place` of the file."""
         checked = check_lines(lines, self._count_broken)
         self.num_lines += len(lines)
-        self.num_text_tokens += sum(checked.text_tokens)
-        self.num_image_tokens += sum(checked.image_tokens)
-        self.num_lacking += sum(checked.lacks)
+        texts, images = sum(checked.text_tokens), sum(checked.image_tokens)
+        self.totals.update(num_text_tokens=texts, num_image_tokens=images, num_lacking=sum(checked.lacks))
         self.keys.extend(checked.keys)
         self.lengths.extend(checked.lengths)
         self._keep(place, lines, checked)
@@ -94,10 +92,10 @@ class PieceReport:
             self.runs.extend((start, end - start))
 
 
-def check_content(file: Any, start: int = 0, end: int | None = None) -> PieceReport:
+def check_content(file: Any, start: int = 0, end: int = sys.maxsize) -> PieceReport:
     """What is in an unbuffered file, or in a piece of it. Raises OSError."""
     report = PieceReport()
-    for place, lines in line_batches(file, start) if end is None else line_batches(file, start, end):
+    for place, lines in line_batches(file, start, end):
         report.add(place, lines)
     return report
 

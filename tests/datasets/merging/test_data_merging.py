@@ -376,7 +376,7 @@ def test_check_lines_says_what_is_left_of_lines():
     given = [b"\n", lines(1), b"x\n", BOM + lines(2), BOM + b"x\n", b" "]
     heard: list[tuple[int, str]] = []
     checked = check_lines(given, lambda place, reason: heard.append((place, reason)))
-    assert checked.kept(given) == [lines(1), lines(2)]
+    assert checked.dropped == [(0, 1), (2, 2), (3, 3), (4, 5), (5, 1)]
     assert checked.lengths == [115, 115]
     assert heard == [(2, "not_json"), (4, "not_json")]
 
@@ -624,7 +624,7 @@ def test_a_disk_that_is_full_at_any_moment_leaves_the_output_as_it_was(more):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(duplicates, "_MAX_WAITING_ROWS", 1)
             patch.setattr(duplicates, "_NUM_PARTITIONS", 2)
-            for module, name in ((streams, "append"), (rewriting, "write_at"), (duplicates, "write_at"), (os, "fsync")):
+            for module, name in ((streams, "append"), (rewriting, "write_at"), (duplicates, "append"), (os, "fsync")):
                 patch.setattr(module, name, or_full(getattr(module, name)))
             try:
                 merge(path, overwrite=True, **more)
