@@ -10,7 +10,7 @@ import io
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -81,10 +81,6 @@ class DataMergeReport:
     num_image_tokens: int = 0
     num_sequence_tokens: int = 0
     lengths: LengthCounts = field(default_factory=LengthCounts)
-
-    def as_json(self) -> dict[str, Any]:
-        """For programs: the lengths summed up, and as buckets."""
-        return asdict(self) | self.lengths.as_json()
 
 
 def merge_data(config: DataMergeConfig, warn: Callable[[str], None] = lambda _: None) -> DataMergeReport:

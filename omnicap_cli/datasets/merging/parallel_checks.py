@@ -25,6 +25,7 @@ from omnicap_cli.datasets.streams import line_batches
 from omnicap_cli.errors import JournalError, OmnicapError
 
 MAX_NAMED: Final = 5
+SPLITS_HINT: Final = "Give the files that `omnicap tokenize` wrote, or their folder."
 _PIECE_BYTES: Final = 16 << 20
 _MIN_PROCESS_BYTES: Final = 64 << 20  # less is done before a process has started
 _MAX_PROCESSES: Final = 4  # more read faster than one can write
@@ -102,13 +103,8 @@ def check_content(file: Any, start: int = 0, end: int = sys.maxsize) -> PieceRep
 
 def check_piece(piece: Piece) -> PieceReport:
     """What is in a piece. Raises JournalError if the file can't be read, or is another by now."""
-    try:
-        with io.FileIO(piece.path) as file:
-            if FileState.of(os.fstat(file.fileno())) != piece.state:
-                raise changed_error(piece.path)
-            return check_content(file, piece.start, piece.end)
-    except OSError as error:
-        raise JournalError(f"can't read {piece.path}: {error.strerror}") from error
+    with open_unchanged(piece.path, piece.state) as file:
+        return check_content(file, piece.start, piece.end)
 
 
 def pieces_of(path: Path, state: FileState) -> Iterator[Piece]:
@@ -144,6 +140,19 @@ def load_checker(_config: None) -> Work:
     return answering(check_piece)
 
 
-def changed_error(path: Path) -> JournalError:
-    """A file was written while it was read."""
-    return JournalError(f"{path} changed while it was merged", hint="Merge again when nothing writes it.")
+@contextlib.contextmanager
+def open_unchanged(path: Path, state: FileState) -> Iterator[io.FileIO]:
+    """A file, unbuffered. Raises JournalError if it can't be read, or is in another state before or after the block."""
+    try:
+        with io.FileIO(path) as file:
+            _check_state(file, state)
+            yield file
+            _check_state(file, state)
+    except OSError as error:
+        problem = error.strerror or f"it is damaged ({error})"
+        raise JournalError(f"can't read {path}: {problem}", hint=SPLITS_HINT) from error
+
+
+def _check_state(file: io.FileIO, state: FileState) -> None:
+    if FileState.of(os.fstat(file.fileno())) != state:
+        raise JournalError(f"{file.name} changed while it was merged", hint="Merge again when nothing writes it.")
