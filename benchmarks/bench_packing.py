@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from harness import Side, compare, print_machine, print_row, seconds
 
-from omnicap_cli.training.data.packing import Packs, lower_bound, pack
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
+from support.packing_bound import lower_bound
+
+from omnicap_cli.training.data.packing import Packs, pack
 
 NUM_SAMPLES = 1_000_000
 NUM_TEXTBOOK_SAMPLES = 20_000

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -126,10 +127,8 @@ def compress(source: IO[bytes], target: IO[bytes], method: str) -> None:
     """Write the content of `source`, from its beginning, to `target`. Raises OSError."""
     import pyarrow
 
-    reader = from_start(source)
     with pyarrow.CompressedOutputStream(pyarrow.PythonFile(target, mode="w"), method) as stream:
-        while block := reader.read(_BUFFER_BYTES):
-            stream.write(block)
+        shutil.copyfileobj(from_start(source), stream, _BUFFER_BYTES)
 
 
 class _Clipped(io.RawIOBase):

@@ -5,6 +5,7 @@ It writes nothing itself: `Console` does.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 from omnicap_cli.core.files.words import printable
@@ -64,7 +65,7 @@ def show_tokenize(console: Console, report: TokenizeReport, *, as_json: bool) ->
     if report.num_rejected:
         rows.append(("rejects", printable(f"{report.output}/rejects/{report.name}_split*.jsonl")))
     lines = [*rows_as_lines(rows), *length_lines(report.lengths)]
-    show_report(console, report.as_json(), lines, as_json=as_json)
+    show_report(console, asdict(report) | report.lengths.as_json(), lines, as_json=as_json)
 
 
 def show_data_merge(console: Console, report: DataMergeReport, *, as_json: bool) -> None:
@@ -79,7 +80,7 @@ def show_data_merge(console: Console, report: DataMergeReport, *, as_json: bool)
         ("output", printable(report.output or "") if report.written else "nothing written"),
     ]
     lines = [*rows_as_lines(rows), *length_lines(report.lengths)]
-    show_report(console, report.as_json(), lines, as_json=as_json)
+    show_report(console, asdict(report) | report.lengths.as_json(), lines, as_json=as_json)
 
 
 def _token_rows(report: TokenizeReport | DataMergeReport) -> list[tuple[str, str]]:

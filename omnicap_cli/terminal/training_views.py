@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def show_train_plan(console: Console, plan: TrainPlan, *, as_json: bool) -> None:
     """What a run would do, for `--dry-run`."""
-    show_report(console, plan.as_json(), plan_lines(plan), as_json=as_json)
+    show_report(console, asdict(plan), plan_lines(plan), as_json=as_json)
 
 
 def show_train_report(console: Console, report: TrainReport, *, as_json: bool) -> None:

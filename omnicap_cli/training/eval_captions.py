@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -38,7 +38,9 @@ class EvalCaptions:
                 continue
             supervised = (example.labels >= 0).nonzero()[:, 0]
             if len(record.get("conversations") or []) == 2 and len(supervised) and (example.images or example.clips):
-                prompts.append(_until(example, int(supervised[0])))
+                end = int(supervised[0])
+                ids, labels, positions = example.input_ids[:end], example.labels[:end], example.positions[:, :end]
+                prompts.append(replace(example, input_ids=ids, labels=labels, positions=positions))
                 answers.append(record["conversations"][1]["value"])
         return cls(prompts=prompts, answers=answers, tokenizer=processor.tokenizer, layout=reader.layout)
 
@@ -72,15 +74,3 @@ class EvalCaptions:
         )
         text: str = self.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
         return text
-
-
-def _until(example: Example, end: int) -> Example:
-    return Example(
-        id=example.id,
-        input_ids=example.input_ids[:end],
-        labels=example.labels[:end],
-        positions=example.positions[:, :end],
-        images=example.images,
-        clips=example.clips,
-        clip_seconds=example.clip_seconds,
-    )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -172,15 +173,14 @@ def check_isolation(model: Any, config: Any) -> None:
         raise OptionError("packing.enabled", True, problem, hint="Set model.attn to sdpa, or packing.enabled to false.")
 
 
-def trained_parameters(model: torch.nn.Module) -> Iterator[tuple[ModelPart, int, int]]:
-    """For each part: how many parameters it has, and how many of them learn."""
-    counts = {part: [0, 0] for part in ModelPart}
+def trained_parameters(model: torch.nn.Module) -> dict[str, tuple[int, int]]:
+    """By the name of each part: how many parameters it has, and how many of them learn."""
+    num_all, num_trained = Counter[str](), Counter[str]()
     for name, parameter in model.named_parameters():
-        number = math.prod(_shape(parameter))
-        counts[part_of(name)][0] += number
-        counts[part_of(name)][1] += number if parameter.requires_grad else 0
-    for part, (num_all, num_trained) in counts.items():
-        yield part, num_all, num_trained
+        number, part = math.prod(_shape(parameter)), part_of(name).value
+        num_all[part] += number
+        num_trained[part] += number if parameter.requires_grad else 0
+    return {part.value: (num_all[part.value], num_trained[part.value]) for part in ModelPart}
 
 
 def state_bytes(model: torch.nn.Module) -> int:

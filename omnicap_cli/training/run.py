@@ -7,7 +7,7 @@ import functools
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -29,7 +29,7 @@ from omnicap_cli.training.collective import failing_in_all_processes, gather_fro
 from omnicap_cli.training.config.changes import FIXED, differences
 from omnicap_cli.training.config.mixture import DataSet
 from omnicap_cli.training.config.sections import TrainConfig
-from omnicap_cli.training.data.batch_plan import BatchPlan, PackingLimits, plan_batches
+from omnicap_cli.training.data.batch_plan import BatchPlan, plan_batches
 from omnicap_cli.training.data.corpus import Corpus, SetCounts
 from omnicap_cli.training.data.data_loader import BatchMaker, RankBatches, ending_workers
 from omnicap_cli.training.data.examples import ExampleReader, VisionLayout
@@ -70,10 +70,6 @@ class TrainPlan:
     parameters: Mapping[str, tuple[int, int]]
     state_bytes: int
     resumed_from: str | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """For programs."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,11 +114,14 @@ class TrainingRun:
         with libraries_quiet():
             self.processor = load_processor(self._files.folder)
             model_config = AutoConfig.from_pretrained(self._files.folder, local_files_only=True)
-        input = TrainingInput(_format_of(config, self._files.folder), fast=False)
-        layout = VisionLayout.of_config(model_config)
-        self.reader = ExampleReader(input, self.processor, layout, image_root=config.data.image_root)
-        self.corpus = self._corpus(config.data.train)
-        self._eval_corpus = self._corpus(config.data.eval) if config.data.eval else None
+        data = config.data
+        format = TrainingFormat(
+            folder=self._files.folder, min_pixels=data.min_pixels, max_pixels=data.max_pixels, prompts=data.prompts
+        )
+        input, layout = TrainingInput(format, fast=False), VisionLayout.of_config(model_config)
+        self.reader = ExampleReader(input, self.processor, layout, image_root=data.image_root)
+        self.corpus = self._corpus(data.train)
+        self._eval_corpus = self._corpus(data.eval) if data.eval else None
         self.plan = self._plan(self.corpus, max_steps=config.optimisation.max_steps)
         before = read_note(self._resumed_from) if self._resumed_from else {}
         is_own = config.adapter.kind == "none" and before  # the weights are the checkpoint's
@@ -198,7 +197,7 @@ class TrainingRun:
             fill=float(lengths[plan.samples[:of_these]].sum()) / sum(places),
             num_steps=self.num_steps,
             num_processes=self.num_processes,
-            parameters={part.value: (num, learn) for part, num, learn in trained_parameters(model)},
+            parameters=trained_parameters(model),
             state_bytes=state_bytes(model) // self._num_shards,
             resumed_from=self._resumed_from.name if self._resumed_from else None,
         )
@@ -258,8 +257,7 @@ class TrainingRun:
 
     def _epoch(self, step: int) -> float:
         """How many times the data has been seen after a step."""
-        batch = min(step * self._per_step, self.plan.num_batches)
-        return self.plan.epoch_of(batch)
+        return self.plan.epoch_of(min(step * self._per_step, self.plan.num_batches))
 
     def _report(self, trainer: CaptionTrainer, metrics: MetricsLog) -> TrainReport:
         step, checkpoint = trainer.state.global_step, newest_checkpoint(self.config.checkpoint.output)
@@ -269,8 +267,8 @@ class TrainingRun:
             was_stopped=step < self.num_steps,
             loss=metrics.latest("loss"),
             eval_loss=metrics.latest("eval_loss"),
-            num_skipped=trainer.meter.num_skipped,
-            num_uncuttable=trainer.meter.num_uncuttable,
+            num_skipped=trainer.meter.totals["num_skipped"],
+            num_uncuttable=trainer.meter.totals["num_uncuttable"],
         )
 
     def _corpus(self, sets: Sequence[DataSet]) -> Corpus:
@@ -283,11 +281,10 @@ class TrainingRun:
         patches = corpus.num_visual_tokens * self.reader.layout.merge_size**2
         if packing.enabled and packing.max_patches:
             corpus.check_patches(patches, packing.max_patches)
-        limits = PackingLimits(max_tokens=packing.max_tokens, max_patches=packing.max_patches, window=packing.window)
         return plan_batches(
             corpus.lengths,
             patches,
-            packing=limits if packing.enabled else None,
+            packing=packing if packing.enabled else None,
             batch_size=optimisation.batch_size,
             num_epochs=optimisation.num_epochs if corpus is self.corpus else 1,
             num_processes=self.num_processes,
@@ -347,13 +344,4 @@ def _check_same(checkpoint: str, before: Mapping[str, Any], note: Mapping[str, A
     what = f"{checkpoint} was made with other data, or in another number of processes"
     raise UsageError(
         what, hint="Set another checkpoint.output, or pass --force: some samples may be missed or repeated."
-    )
-
-
-def _format_of(config: TrainConfig, folder: Path) -> TrainingFormat:
-    return TrainingFormat(
-        folder=folder,
-        min_pixels=config.data.min_pixels,
-        max_pixels=config.data.max_pixels,
-        prompts=config.data.prompts,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -26,21 +27,16 @@ _NAMES = (
 
 @dataclass(slots=True, kw_only=True)
 class Meter:
-    """Counts in one process. `gather` sums over all of them."""
+    """Counts in one process. `gather` sums over all of them; `totals` are those of all times and processes."""
 
-    num_samples: int = 0  # of all times and processes
-    num_skipped: int = 0
-    num_uncuttable: int = 0
-    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_NAMES, 0))
+    totals: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
     wait_seconds: float = 0.0
     started: float = field(default_factory=time.perf_counter)
 
     def add(self, stats: BatchStats) -> None:
         """Take in one batch."""
-        self.counts["num_samples"] += len(stats.sample_ids)
-        for name in _NAMES:
-            if name != "num_samples":
-                self.counts[name] += getattr(stats, name)
+        self.counts.update({name: getattr(stats, name) for name in _NAMES})
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -69,14 +65,13 @@ class Meter:
         }
         if num_left_out := total["num_skipped"] + total["num_uncuttable"]:
             values["skipped_samples"] = num_left_out
-        self.num_samples += int(total["num_samples"])
-        self.num_skipped += int(total["num_skipped"])
-        self.num_uncuttable += int(total["num_uncuttable"])
-        self.counts, self.wait_seconds, self.started = dict.fromkeys(_NAMES, 0), 0.0, time.perf_counter()
+        self.totals.update({name: int(value) for name, value in total.items()})
+        self.counts, self.wait_seconds, self.started = Counter(), 0.0, time.perf_counter()
         return values
 
     def check_skipped(self) -> None:
         """Raise DataError where most of the media can't be read: then a place is wrong, and not a file."""
-        if self.num_skipped >= _MANY and self.num_skipped > self.num_samples:
-            what = f"{self.num_skipped:,} of {self.num_samples + self.num_skipped:,} samples so far had to be skipped"
+        num_skipped, num_samples = self.totals["num_skipped"], self.totals["num_samples"]
+        if num_skipped >= _MANY and num_skipped > num_samples:
+            what = f"{num_skipped:,} of {num_samples + num_skipped:,} samples so far had to be skipped"
             raise DataError(what, hint="Their media can't be read: look at data.image_root, and whether it is there.")

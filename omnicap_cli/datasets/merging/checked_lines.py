@@ -38,14 +38,6 @@ class CheckedLines(NamedTuple):
     lacks: list[bool]
     dropped: list[tuple[int, int]]
 
-    def kept(self, lines: list[bytes]) -> list[bytes]:
-        """What is left of the lines that were checked."""
-        if not self.dropped:
-            return lines
-        num_dropped = dict(self.dropped)
-        rests = (line[num_dropped.get(place, 0) :] for place, line in enumerate(lines))
-        return [rest for rest in rests if rest]
-
 
 def check_lines(lines: Iterable[bytes], on_broken: Callable[[int, str], None]) -> CheckedLines:
     """Tell records from all else. `on_broken` gets the place of a line among `lines`, from 0, and a reason.

@@ -15,13 +15,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import IO, TYPE_CHECKING, Final
 
 import numpy as np
 
 from omnicap_cli.datasets.merging.checked_lines import check_lines, digest_of
-from omnicap_cli.datasets.streams import open_unnamed, write_at
+from omnicap_cli.datasets.streams import append, open_unnamed
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -36,18 +35,11 @@ _DIGEST_COLUMNS: Final = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DroppedRecords:
-    """Records that are there before them already: a mark for each of all records, and the counts of those marked."""
+    """Records that are there before them already: a mark for each of all records, and their counts."""
 
     marks: Marks
-    num_text_tokens: int
-    num_image_tokens: int
-    num_lacking: int
+    totals: Counter[str]
     lengths: Counter[int]
-
-    @property
-    def num_records(self) -> int:
-        """How many they are."""
-        return self.lengths.total()
 
 
 class Duplicates:
@@ -58,27 +50,21 @@ class Duplicates:
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
-        self._keys = array("q")
-        self._num_records = 0  # whose keys are in `_rows`
+        self._num_records = 0
         self._rows = _Spill(2, folder)
 
-    def __enter__(self) -> Duplicates:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Give the disk back."""
         self._rows.close()
 
     def observe(self, keys: array[int]) -> None:
         """Take in the keys of the next records. Raises OSError."""
-        self._keys.extend(keys)
-        if len(self._keys) >= _MAX_WAITING_ROWS:
-            self._spill()
+        places = np.arange(self._num_records, self._num_records + len(keys))
+        self._rows.add(np.column_stack([np.array(keys, np.int64), places]))
+        self._num_records += len(keys)
 
     def find(self, batches: Iterable[list[bytes]]) -> DroppedRecords | None:
         """What to drop, None if nothing. `batches` are the same records once more; not read unless it is needed."""
-        self._spill()
         suspects = self._suspects()
         if suspects is None:
             return None
@@ -86,13 +72,6 @@ class Duplicates:
             for place, lines in _marked_lines(batches, suspects):
                 rows.add(_rows_of(place, lines))
             return _repeated_among(rows, self._num_records)
-
-    def _spill(self) -> None:
-        keys = np.array(self._keys, dtype=np.int64)
-        places = np.arange(self._num_records, self._num_records + len(keys))
-        self._rows.add(np.column_stack([keys, places]))
-        self._num_records += len(keys)
-        self._keys = array("q")
 
     def _suspects(self) -> Marks | None:
         """A mark for each record that shares its key."""
@@ -129,27 +108,16 @@ def _never_broken(place: int, reason: str) -> None:
 
 
 def _repeated_among(spill: _Spill, num_records: int) -> DroppedRecords | None:
-    marks = np.zeros(num_records, np.bool_)
-    num_text_tokens = num_image_tokens = num_lacking = 0
-    lengths: Counter[int] = Counter()
+    dropped = DroppedRecords(marks=np.zeros(num_records, np.bool_), totals=Counter(), lengths=Counter())
     for rows in spill.partitions():
         rows = rows[np.lexsort(rows[:, :_DIGEST_COLUMNS].T)]  # which leaves equal ones in their order
         same = (rows[1:, :_DIGEST_COLUMNS] == rows[:-1, :_DIGEST_COLUMNS]).all(axis=1)
-        places, texts, images, found, lacks = rows[1:][same][:, _DIGEST_COLUMNS:].T
-        marks[places] = True
-        num_text_tokens += int(texts.sum())
-        num_image_tokens += int(images.sum())
-        num_lacking += int(lacks.sum())
-        lengths.update(found.tolist())
-    if not lengths:
-        return None
-    return DroppedRecords(
-        marks=marks,
-        num_text_tokens=num_text_tokens,
-        num_image_tokens=num_image_tokens,
-        num_lacking=num_lacking,
-        lengths=lengths,
-    )
+        places, texts, images, lengths, lacks = rows[1:][same][:, _DIGEST_COLUMNS:].T
+        dropped.marks[places] = True
+        sums = {"num_text_tokens": texts.sum(), "num_image_tokens": images.sum(), "num_lacking": lacks.sum()}
+        dropped.totals.update({name: int(value) for name, value in sums.items()})
+        dropped.lengths.update(lengths.tolist())
+    return dropped if dropped.lengths else None
 
 
 class _Spill:
@@ -163,7 +131,6 @@ class _Spill:
         self._waiting: list[Rows] = []
         self._num_waiting = 0
         self._files: list[IO[bytes]] = []
-        self._num_bytes = [0] * _NUM_PARTITIONS
 
     def close(self) -> None:
         """Give the disk back."""
@@ -194,13 +161,10 @@ class _Spill:
 
     def _write(self) -> None:
         if not self._files:
-            for _ in range(_NUM_PARTITIONS):
-                self._files.append(open_unnamed(self._folder))
+            self._files = [open_unnamed(self._folder) for _ in range(_NUM_PARTITIONS)]
         rows = self._take_waiting()
         parts = (rows[:, 0] & (_NUM_PARTITIONS - 1)).astype(np.uint8)
         rows = rows[np.argsort(parts, kind="stable")]
-        ends = np.cumsum(np.bincount(parts, minlength=_NUM_PARTITIONS)).tolist()
-        for number, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
-            content = rows[start:end].tobytes()
-            write_at(self._files[number], content, self._num_bytes[number])
-            self._num_bytes[number] += len(content)
+        ends = np.cumsum(np.bincount(parts, minlength=_NUM_PARTITIONS))
+        for file, some in zip(self._files, np.split(rows, ends[:-1]), strict=True):
+            append(file, some.tobytes())

@@ -5,7 +5,6 @@ whether it is a data set at all.
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import re
 import stat
@@ -17,14 +16,13 @@ from typing import Any, Final
 import orjson
 
 from omnicap_cli.core.files.file_state import FileState
-from omnicap_cli.datasets.merging.parallel_checks import changed_error
+from omnicap_cli.datasets.merging.parallel_checks import SPLITS_HINT, open_unchanged
 from omnicap_cli.datasets.splits import MAX_SPLITS, Split, SplitNote
-from omnicap_cli.datasets.streams import compression_of, line_batches, open_decompressed
+from omnicap_cli.datasets.streams import compression_of, from_start, line_batches, open_decompressed
 from omnicap_cli.errors import JournalError, UsageError
 
 SPLIT_NAME: Final = re.compile(r"(.+)_split([1-9][0-9]{0,5})(\.jsonl(?:\.gz|\.zst)?)")
 NOTED_SUFFIX: Final = ".jsonl"  # what `omnicap tokenize` writes; others were packed later, and have another size
-_HINT: Final = "Give the files that `omnicap tokenize` wrote, or their folder."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,19 +58,11 @@ class SplitFile:
     @contextlib.contextmanager
     def open_content(self) -> Iterator[Any]:
         """Its content, unbuffered. Raises JournalError if it can't be read, or is another than it was."""
-        try:
-            with io.FileIO(self.path) as file:
-                self._check_unchanged(file)
-                with open_decompressed(file, self.compression) as content:
-                    yield content
-                    self._check_unchanged(file)
-        except OSError as error:
-            problem = error.strerror or f"it is damaged ({error})"
-            raise JournalError(f"can't read {self.path}: {problem}", hint=_HINT) from error
-
-    def _check_unchanged(self, file: io.FileIO) -> None:
-        if FileState.of(os.fstat(file.fileno())) != self.state:
-            raise changed_error(self.path)
+        with (
+            open_unchanged(self.path, self.state) as file,
+            open_decompressed(from_start(file), self.compression) as content,  # which closes what it was given
+        ):
+            yield content
 
 
 def holds_training_data(paths: Sequence[Path]) -> bool:
@@ -130,7 +120,7 @@ def _first_record(part: SplitFile) -> dict[str, Any] | None:
 def _split_files_in(folder: Path) -> list[SplitFile]:
     names = sorted(name for name in names_in(folder) if SPLIT_NAME.fullmatch(name))
     if not names:
-        raise JournalError(f"{folder} holds no splits of a data set", hint=_HINT)
+        raise JournalError(f"{folder} holds no splits of a data set", hint=SPLITS_HINT)
     return [_split_file_at(folder / name) for name in names]
 
 
@@ -146,9 +136,9 @@ def _split_file_at(path: Path) -> SplitFile:
     try:
         file = path.stat()
     except OSError as error:
-        raise JournalError(f"can't read {path}: {error.strerror}", hint=_HINT) from error
+        raise JournalError(f"can't read {path}: {error.strerror}", hint=SPLITS_HINT) from error
     if not stat.S_ISREG(file.st_mode):
-        raise JournalError(f"can't read {path}: not a file", hint=_HINT)
+        raise JournalError(f"can't read {path}: not a file", hint=SPLITS_HINT)
     match = SPLIT_NAME.fullmatch(path.name)
     if not match:
         return SplitFile(path=path, file=file)

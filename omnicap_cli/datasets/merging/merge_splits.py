@@ -6,10 +6,11 @@ Each input is read once. What is written on the way is the output already, unles
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -19,7 +20,6 @@ from omnicap_cli.core.files.outputs import check_output, incomplete_error, lock_
 from omnicap_cli.core.files.words import listed
 from omnicap_cli.core.runs.run_note import JOURNAL_SUFFIXES
 from omnicap_cli.datasets.lengths import LengthCounts
-from omnicap_cli.datasets.merging.checked_lines import check_lines
 from omnicap_cli.datasets.merging.duplicates import DroppedRecords, Duplicates
 from omnicap_cli.datasets.merging.find_splits import SplitFile, find_split_files
 from omnicap_cli.datasets.merging.parallel_checks import PieceReport
@@ -82,10 +82,6 @@ class DataMergeReport:
     num_sequence_tokens: int = 0
     lengths: LengthCounts = field(default_factory=LengthCounts)
 
-    def as_json(self) -> dict[str, Any]:
-        """For programs: the lengths summed up, and as buckets."""
-        return asdict(self) | self.lengths.as_json()
-
 
 def merge_data(config: DataMergeConfig, warn: Callable[[str], None] = lambda _: None) -> DataMergeReport:
     """Join splits into one file, or with `dry_run` only check and count.
@@ -114,7 +110,7 @@ def merge_data(config: DataMergeConfig, warn: Callable[[str], None] = lambda _: 
 def _count_only(config: DataMergeConfig, parts: Sequence[SplitFile]) -> tuple[MergeCounts, DroppedRecords | None]:
     """Read everything, and write nothing; where records may be there twice, all is read once more."""
     tally = MergeCounts()
-    with write_errors(Path(tempfile.gettempdir())), Duplicates(None) as duplicates:
+    with write_errors(Path(tempfile.gettempdir())), contextlib.closing(Duplicates(None)) as duplicates:
         for _, report in read_split_files(parts, tally):
             if not config.keep_duplicates:
                 duplicates.observe(report.keys)
@@ -122,11 +118,11 @@ def _count_only(config: DataMergeConfig, parts: Sequence[SplitFile]) -> tuple[Me
 
 
 def _lines_of_records(parts: Sequence[SplitFile]) -> Iterator[list[bytes]]:
-    """The lines of all records, checked again."""
-    for part in parts:
-        with part.open_content() as content:
-            for _, lines in line_batches(content):
-                yield check_lines(lines, lambda _place, _reason: None).kept(lines)
+    """The lines of all records once more."""
+    for source, report in read_split_files(parts, MergeCounts()):
+        content = io.BytesIO()
+        _copy_kept(source, report, content)
+        yield io.BytesIO(content.getvalue()).readlines()
 
 
 def _write_merged(
@@ -140,8 +136,8 @@ def _write_merged(
         target = stack.enter_context(open(partial.name, "r+b", buffering=0))
         plain = stack.enter_context(open_unnamed(folder)) if method else target
         spool = stack.enter_context(open_unnamed(folder)) if config.sort_by_length else plain
-        duplicates = stack.enter_context(Duplicates(folder))
-        by_length = stack.enter_context(ByLength(folder)) if config.sort_by_length else None
+        duplicates = stack.enter_context(contextlib.closing(Duplicates(folder)))
+        by_length = stack.enter_context(contextlib.closing(ByLength(folder))) if config.sort_by_length else None
         for source, report in stack.enter_context(contextlib.closing(read_split_files(parts, tally))):
             _copy_kept(source, report, spool)
             if not config.keep_duplicates:
@@ -184,12 +180,11 @@ def _make_report(
     num_files: int,
     warn: Callable[[str], None],
 ) -> DataMergeReport:
-    lengths = tally.lengths - dropped.lengths if dropped else tally.lengths
-    counts = LengthCounts(lengths)
+    totals = tally.totals - dropped.totals if dropped else tally.totals
+    counts = LengthCounts(tally.lengths - dropped.lengths if dropped else tally.lengths)
     if tally.broken:
         warn(f"left out {tally.broken.total():,} broken lines; the first: {', '.join(tally.first_broken)}")
-    num_without_length = tally.num_lacking - (dropped.num_lacking if dropped else 0)
-    if num_without_length:
+    if num_without_length := totals["num_lacking"]:
         warn(f"{num_without_length:,} records have no sequence_length: text and picture tokens together stand for it")
     if not counts.num_sequences:
         warn("there are no records")
@@ -199,12 +194,12 @@ def _make_report(
         num_files=num_files,
         problems=problems,
         num_records=counts.num_sequences,
-        num_duplicates=dropped.num_records if dropped else 0,
+        num_duplicates=dropped.lengths.total() if dropped else 0,
         num_broken_lines=tally.broken.total(),
         broken_lines=dict(tally.broken.most_common()),
         num_without_length=num_without_length,
-        num_text_tokens=tally.num_text_tokens - (dropped.num_text_tokens if dropped else 0),
-        num_image_tokens=tally.num_image_tokens - (dropped.num_image_tokens if dropped else 0),
+        num_text_tokens=totals["num_text_tokens"],
+        num_image_tokens=totals["num_image_tokens"],
         num_sequence_tokens=counts.num_tokens,
         lengths=counts,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import sys
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ from omnicap_cli.datasets.streams import line_batches
 from omnicap_cli.errors import JournalError, OmnicapError
 
 MAX_NAMED: Final = 5
+SPLITS_HINT: Final = "Give the files that `omnicap tokenize` wrote, or their folder."
 _PIECE_BYTES: Final = 16 << 20
 _MIN_PROCESS_BYTES: Final = 64 << 20  # less is done before a process has started
 _MAX_PROCESSES: Final = 4  # more read faster than one can write
@@ -50,9 +52,7 @@ class PieceReport:
     runs: array[int] = field(default_factory=lambda: array("q"))
     lacks_newline: bool = False
     num_lines: int = 0
-    num_text_tokens: int = 0
-    num_image_tokens: int = 0
-    num_lacking: int = 0
+    totals: Counter[str] = field(default_factory=Counter)
     keys: array[int] = field(default_factory=lambda: array("q"))
     lengths: array[int] = field(default_factory=lambda: array("q"))
     broken: Counter[str] = field(default_factory=Counter)
@@ -62,9 +62,8 @@ class PieceReport:
         """Check lines that begin at the byte `place` of the file."""
         checked = check_lines(lines, self._count_broken)
         self.num_lines += len(lines)
-        self.num_text_tokens += sum(checked.text_tokens)
-        self.num_image_tokens += sum(checked.image_tokens)
-        self.num_lacking += sum(checked.lacks)
+        texts, images = sum(checked.text_tokens), sum(checked.image_tokens)
+        self.totals.update(num_text_tokens=texts, num_image_tokens=images, num_lacking=sum(checked.lacks))
         self.keys.extend(checked.keys)
         self.lengths.extend(checked.lengths)
         self._keep(place, lines, checked)
@@ -94,23 +93,18 @@ class PieceReport:
             self.runs.extend((start, end - start))
 
 
-def check_content(file: Any, start: int = 0, end: int | None = None) -> PieceReport:
+def check_content(file: Any, start: int = 0, end: int = sys.maxsize) -> PieceReport:
     """What is in an unbuffered file, or in a piece of it. Raises OSError."""
     report = PieceReport()
-    for place, lines in line_batches(file, start) if end is None else line_batches(file, start, end):
+    for place, lines in line_batches(file, start, end):
         report.add(place, lines)
     return report
 
 
 def check_piece(piece: Piece) -> PieceReport:
     """What is in a piece. Raises JournalError if the file can't be read, or is another by now."""
-    try:
-        with io.FileIO(piece.path) as file:
-            if FileState.of(os.fstat(file.fileno())) != piece.state:
-                raise changed_error(piece.path)
-            return check_content(file, piece.start, piece.end)
-    except OSError as error:
-        raise JournalError(f"can't read {piece.path}: {error.strerror}") from error
+    with open_unchanged(piece.path, piece.state) as file:
+        return check_content(file, piece.start, piece.end)
 
 
 def pieces_of(path: Path, state: FileState) -> Iterator[Piece]:
@@ -146,6 +140,19 @@ def load_checker(_config: None) -> Work:
     return answering(check_piece)
 
 
-def changed_error(path: Path) -> JournalError:
-    """A file was written while it was read."""
-    return JournalError(f"{path} changed while it was merged", hint="Merge again when nothing writes it.")
+@contextlib.contextmanager
+def open_unchanged(path: Path, state: FileState) -> Iterator[io.FileIO]:
+    """A file, unbuffered. Raises JournalError if it can't be read, or is in another state before or after the block."""
+    try:
+        with io.FileIO(path) as file:
+            _check_state(file, state)
+            yield file
+            _check_state(file, state)
+    except OSError as error:
+        problem = error.strerror or f"it is damaged ({error})"
+        raise JournalError(f"can't read {path}: {problem}", hint=SPLITS_HINT) from error
+
+
+def _check_state(file: io.FileIO, state: FileState) -> None:
+    if FileState.of(os.fstat(file.fileno())) != state:
+        raise JournalError(f"{file.name} changed while it was merged", hint="Merge again when nothing writes it.")

@@ -10,7 +10,6 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import IO, TYPE_CHECKING, Final
 
 import numpy as np
@@ -54,12 +53,8 @@ class ByLength:
     def __init__(self, folder: Path) -> None:
         self._lengths = open_unnamed(folder, buffering=1 << 16)
 
-    def __enter__(self) -> ByLength:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Give the disk back."""
         self._lengths.close()
 
     def observe(self, lengths: array[int]) -> None:

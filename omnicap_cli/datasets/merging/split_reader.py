@@ -24,16 +24,14 @@ class MergeCounts:
     """What is in the parts, as their pieces tell one after the other."""
 
     def __init__(self) -> None:
-        self.num_text_tokens = self.num_image_tokens = self.num_lacking = 0
+        self.totals: Counter[str] = Counter()
         self.lengths: Counter[int] = Counter()
         self.broken: Counter[str] = Counter()
         self.first_broken: list[str] = []
 
     def add(self, part: SplitFile, num_lines_before: int, report: PieceReport) -> None:
         """Take in the next piece of a part."""
-        self.num_text_tokens += report.num_text_tokens
-        self.num_image_tokens += report.num_image_tokens
-        self.num_lacking += report.num_lacking
+        self.totals.update(report.totals)
         self.lengths.update(report.lengths)
         self.broken.update(report.broken)
         for place, reason in report.first_broken[: MAX_NAMED - len(self.first_broken)]:

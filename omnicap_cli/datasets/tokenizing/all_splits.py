@@ -7,7 +7,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -125,10 +125,6 @@ class TokenizeReport:
             lengths=lengths,
             **sums,
         )
-
-    def as_json(self) -> dict[str, Any]:
-        """For programs: the lengths summed up, and as buckets."""
-        return asdict(self) | self.lengths.as_json()
 
 
 def plan(config: TokenizeConfig, stdin: BinaryIO) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from omnicap_cli.core.files.atomic import remove_leftovers, writing
 from omnicap_cli.core.files.file_state import FileState
 from omnicap_cli.core.files.line_index import LineIndex, open_index
 from omnicap_cli.core.files.locks import hold_lock
-from omnicap_cli.datasets.tokenizing.unpacking import Unpacked
+from omnicap_cli.datasets.tokenizing.unpacking import unpacked_file, write_lines
 from omnicap_cli.errors import OmnicapError, OptionError
 
 _STEP_BYTES: Final = 4 << 20
@@ -113,13 +113,20 @@ def open_data(source: str, notes: Path, name: str, stdin: BinaryIO) -> Iterator[
     Several processes can use one; what came down a pipe belongs to one alone, and goes with it. Raises OptionError or
     UsageError where it can't be read, JournalWriteError where there is no room, and JournalLockedError.
     """
-    unpacked = Unpacked(source, notes, name)
-    index = notes / f"{name}.index.json"
+    index, copy = notes / f"{name}.index.json", notes / f"{name}.stdin.jsonl"
+    is_stdin = source == "-"
     with contextlib.ExitStack() as stack:
-        if unpacked.is_stdin:
+        if is_stdin:
             stack.enter_context(hold_lock(notes / f"{name}.stdin.lock", what=f"{notes.parent / name}_split*.jsonl"))
-            stack.callback(unpacked.discard)
+            stack.callback(_discard, copy)
         with hold_lock(notes / f"{name}.index.lock", what=index, waits=True):
             remove_leftovers(index, is_locked=True)
-            data = DataFile.open(unpacked.lines(stdin), index)
+            if is_stdin:
+                write_lines(source, stdin, copy)
+            data = DataFile.open(copy if is_stdin else unpacked_file(source, notes, name), index)
         yield data
+
+
+def _discard(copy: Path) -> None:
+    with contextlib.suppress(OSError):
+        copy.unlink()

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 from omnicap_cli.core.files.atomic import write_errors
 from omnicap_cli.datasets.splits import Split, SplitNote, partial_of
-from omnicap_cli.datasets.tokenizing.checkpoint import Checkpoint
+from omnicap_cli.datasets.tokenizing.split_writer import Checkpoint
 from omnicap_cli.errors import OptionError, UsageError
 
 _REMAKE: Final = "Pass --overwrite to make all of it again, or choose another --name or -o."

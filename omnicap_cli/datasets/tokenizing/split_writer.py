@@ -10,16 +10,83 @@ import contextlib
 import io
 import os
 import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
-from omnicap_cli.core.files.atomic import remove_leftovers, sync_folder, write_errors
+import msgspec
+
+from omnicap_cli.core.files.atomic import remove_leftovers, sync_folder, write_errors, writing
+from omnicap_cli.datasets.lengths import LengthCounts
 from omnicap_cli.datasets.splits import Split, SplitNote, partial_of
-from omnicap_cli.datasets.tokenizing.checkpoint import Checkpoint, SplitProgress
+from omnicap_cli.datasets.streams import append
 from omnicap_cli.datasets.tokenizing.counting import Counted
 
 _BUFFER_BYTES: Final = 1 << 20
 _SAVE_SECONDS: Final = 1.0
 _CHECKPOINT_SECONDS: Final = 5.0
+
+
+@dataclass(slots=True, kw_only=True)
+class SplitProgress:
+    """What became of the lines of a split so far. `offset` is the byte of the data at which the next one begins."""
+
+    offset: int = 0
+    num_lines: int = 0
+    num_kept: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    num_text_tokens: int = 0
+    num_image_tokens: int = 0
+    lengths: LengthCounts = field(default_factory=LengthCounts)
+    num_in: int = 0
+
+    @property
+    def num_rejected(self) -> int:
+        """How many records were rejected, for whatever reason."""
+        return self.rejected.total()
+
+    def add(self, counted: Counted) -> None:
+        """Take in one record."""
+        self.num_in += 1
+        if counted.counts is None:
+            self.rejected[counted.reason or ""] += 1
+            return
+        self.num_kept += 1
+        self.num_text_tokens += counted.counts.token_length
+        self.num_image_tokens += counted.counts.image_token_num
+        self.lengths.add(counted.counts.sequence_length)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """What a process vouches for: so many bytes (`sizes`) of the output and of the rejects belong to its `tally`.
+
+    `settings` are all that the result hangs on; `is_fast` tells that text was counted the fast way.
+    """
+
+    settings: dict[str, Any]
+    is_fast: bool
+    started: float
+    sizes: tuple[int, int]
+    tally: SplitProgress
+
+    def write(self, path: Path) -> None:
+        """Put it at `path`. Raises JournalWriteError."""
+        with writing(path) as file:
+            file.write(msgspec.json.encode(self, enc_hook=LengthCounts.pairs))
+
+    @classmethod
+    def read(cls, path: Path) -> Checkpoint | None:
+        """The checkpoint at `path`, None where there is none, or none of use."""
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=cls, dec_hook=_read_counts)
+        except (OSError, ValueError, msgspec.MsgspecError):
+            return None
+
+
+def _read_counts(kind: type, values: Any) -> LengthCounts | Counter[str]:
+    return LengthCounts.of_pairs(values) if kind is LengthCounts else Counter(values)
 
 
 class SplitWriter:
@@ -30,6 +97,7 @@ class SplitWriter:
 
     def __init__(self, split: Split, settings: dict[str, Any], *, is_fast: bool) -> None:
         self.split, self._settings, self._is_fast = split, settings, is_fast
+        self._paths = (split.output, split.rejects)
         self.started, self.progress = time.time(), SplitProgress()
         self._files: list[io.FileIO] = []
         self._buffers: list[list[bytes]] = [[], []]
@@ -59,7 +127,7 @@ class SplitWriter:
         self._flush()
         self.progress.offset = offset
         sizes = []
-        for path, file in zip((self.split.output, self.split.rejects), self._files, strict=True):
+        for path, file in zip(self._paths, self._files, strict=True):
             with write_errors(path):
                 os.fsync(file.fileno())
                 sizes.append(file.tell())
@@ -80,7 +148,7 @@ class SplitWriter:
             raise AssertionError(f"{split.title}: {done.num_in} records came in, and not all went out")
         output_bytes = self._files[0].tell()
         self.close()
-        for path in (split.rejects, split.output):
+        for path in reversed(self._paths):
             with write_errors(path):
                 partial_of(path).replace(path)
                 sync_folder(path.parent)
@@ -117,7 +185,7 @@ class SplitWriter:
         for path in (self.split.checkpoint, self.split.note):
             remove_leftovers(path, is_locked=True)
         sizes = self._read_checkpoint()
-        for path, size in zip((self.split.output, self.split.rejects), sizes, strict=True):
+        for path, size in zip(self._paths, sizes, strict=True):
             with write_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 partial = partial_of(path)
@@ -132,7 +200,7 @@ class SplitWriter:
         before = Checkpoint.read(self.split.checkpoint)
         if before is None or (before.settings, before.is_fast) != (self._settings, self._is_fast):
             return 0, 0
-        for path, size in zip((self.split.output, self.split.rejects), before.sizes, strict=True):
+        for path, size in zip(self._paths, before.sizes, strict=True):
             with contextlib.suppress(OSError):
                 written = partial_of(path) if partial_of(path).exists() else path
                 if not size or written.stat().st_size >= size:
@@ -142,12 +210,10 @@ class SplitWriter:
         return before.sizes
 
     def _flush(self) -> None:
-        for path, file, buffer in zip((self.split.output, self.split.rejects), self._files, self._buffers, strict=True):
+        for path, file, buffer in zip(self._paths, self._files, self._buffers, strict=True):
             if buffer:
                 with write_errors(path):
-                    waiting = memoryview(b"".join(buffer))
-                    while waiting:
-                        waiting = waiting[file.write(waiting) :]
+                    append(file, b"".join(buffer))
                 buffer.clear()
         self._num_buffered = 0
         self._last_save = time.monotonic()

@@ -20,99 +20,81 @@ from omnicap_cli.errors import OmnicapError, OptionError, UsageError
 _STEP_BYTES: Final = 4 << 20
 _COMPRESSION: Final = COMPRESSION | {".bz2": "bz2"}
 _BOM: Final = b"\xef\xbb\xbf"
-_STDIN: Final = "-"
 
 
-class Unpacked:
-    """The data that `source` names (a path, or `-`), where needed unpacked into the folder `notes`."""
+def unpacked_file(source: str, notes: Path, name: str) -> Path:
+    """A file with a record on each line: the one at `source`, or a copy in `notes`, made where there is none yet.
 
-    def __init__(self, source: str, notes: Path, name: str) -> None:
-        self.is_stdin = source == _STDIN
-        self._source, self._path = source, Path(source)
-        self._copy = notes / f"{name}.{'stdin' if self.is_stdin else 'lines'}.jsonl"
-        self._note = notes / f"{name}.lines.json"  # of which file, in which state, the copy was made
+    Raises OptionError or UsageError where the data can't be read, JournalWriteError where the copy can't be written,
+    and OmnicapError where the data changes meanwhile.
+    """
+    path, copy = Path(source), notes / f"{name}.lines.jsonl"
+    note = notes / f"{name}.lines.json"  # of which file, in which state, the copy was made
+    try:
+        if not path.is_file():
+            problem = "is a folder" if path.is_dir() else "is no file that can be read"
+            raise OptionError("DATA", source, problem, hint="give a file of JSON lines, a JSON array, or -")
+        if not _is_packed(path):
+            return path
+        state = _state_of(path)
+        if not copy.exists() or _read_state(note) != state:
+            note.unlink(missing_ok=True)
+            with path.open("rb", buffering=0) as file:
+                write_lines(source, file, copy)
+            if _state_of(path) != state:
+                raise OmnicapError(f"{source} changed while it was read", hint="Run it again when nothing writes it.")
+            with writing(note) as written:
+                written.write(json.dumps(state).encode())  # orjson takes no path that isn't UTF-8
+    except OSError as error:
+        raise OptionError("DATA", source, f"can't be read: {error.strerror}") from error
+    return copy
 
-    def lines(self, stdin: BinaryIO) -> Path:
-        """A file with a record on each line: the one that is named, or a copy, which is made where there is none.
 
-        Raises OptionError or UsageError where the data can't be read, JournalWriteError where the copy can't be
-        written, and OmnicapError where the data changes meanwhile.
-        """
-        if self.is_stdin:
-            self._write_copy(stdin)
-            return self._copy
-        try:
-            if not self._path.is_file():
-                problem = "is a folder" if self._path.is_dir() else "is no file that can be read"
-                raise OptionError("DATA", self._source, problem, hint="give a file of JSON lines, a JSON array, or -")
-            if not self._is_packed():
-                return self._path
-            state = self._state()
-            if not self._copy.exists() or self._state_of_copy() != state:
-                self._note.unlink(missing_ok=True)
-                self._write_copy(stdin)
-                if self._state() != state:
-                    hint = "Run it again when nothing writes it."
-                    raise OmnicapError(f"{self._source} changed while it was read", hint=hint)
-                self._write_note(state)
-        except OSError as error:
-            raise OptionError("DATA", self._source, f"can't be read: {error.strerror}") from error
-        return self._copy
+def write_lines(source: str, file: BinaryIO, copy: Path) -> None:
+    """Write what is in `file`, which `source` names, as lines to `copy`. Raises as `unpacked_file`."""
+    remove_leftovers(copy, is_locked=True)
+    with writing(copy) as written:
+        written.writelines(_blocks(source, file))
 
-    def discard(self) -> None:
-        """Remove the copy."""
-        with contextlib.suppress(OSError):
-            self._copy.unlink()
 
-    def _is_packed(self) -> bool:
-        """Whether it is compressed, or all of it is one JSON array."""
-        if self._path.suffix.lower() in _COMPRESSION:
-            return True
-        if self._path.suffix.lower() != ".json":
-            return False
-        with self._path.open("rb") as file:
-            return _begins_array(file.read(_STEP_BYTES))
+def _is_packed(path: Path) -> bool:
+    """Whether it is compressed, or all of it is one JSON array."""
+    if path.suffix.lower() in _COMPRESSION:
+        return True
+    if path.suffix.lower() != ".json":
+        return False
+    with path.open("rb") as file:
+        return _begins_array(file.read(_STEP_BYTES))
 
-    def _state(self) -> dict[str, Any]:
-        num_bytes, mtime_ns = FileState.of(self._path.stat()).content
-        return {"path": str(self._path.resolve()), "num_bytes": num_bytes, "mtime_ns": mtime_ns}
 
-    def _state_of_copy(self) -> Any:
-        with contextlib.suppress(OSError, ValueError):
-            return json.loads(self._note.read_bytes())
-        return None
+def _state_of(path: Path) -> dict[str, Any]:
+    num_bytes, mtime_ns = FileState.of(path.stat()).content
+    return {"path": str(path.resolve()), "num_bytes": num_bytes, "mtime_ns": mtime_ns}
 
-    def _write_copy(self, stdin: BinaryIO) -> None:
-        remove_leftovers(self._copy, is_locked=True)
-        with writing(self._copy) as file:
-            file.writelines(self._blocks(stdin))
 
-    def _write_note(self, state: dict[str, Any]) -> None:
-        with writing(self._note) as file:
-            file.write(json.dumps(state).encode())  # orjson takes no path that isn't UTF-8
+def _read_state(note: Path) -> Any:
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads(note.read_bytes())
+    return None
 
-    def _blocks(self, stdin: BinaryIO) -> Iterator[bytes]:
-        """Of a file of lines. Raises OptionError or UsageError where the data can't be read to its end."""
-        try:
-            with contextlib.ExitStack() as stack:
-                file: Any = stdin
-                if not self.is_stdin:
-                    method = _COMPRESSION.get(self._path.suffix.lower())
-                    file = stack.enter_context(self._path.open("rb", buffering=0))
-                    file = stack.enter_context(open_decompressed(file, method))
-                yield from _blocks_of_lines(io.BufferedReader(file, _STEP_BYTES))
-        except ijson.JSONError as error:
-            said = error.args[0] if error.args else ""  # bytes, if it is of the parser, and with a picture below
-            reason = (said.decode(errors="replace") if isinstance(said, bytes) else str(said)).partition("\n")[0]
-            message = f"{self._source} is no JSON array to its end: {reason}"
-            raise UsageError(message, hint="Give one record a line.") from error
-        except TypeError as error:  # of orjson, which writes less than there is in the world
-            message = f"{self._source} holds a record that can't be written on a line: {error}"
-            raise UsageError(message, hint="Give one record a line.") from error
-        except OSError as error:
-            if error.errno is not None:
-                raise OptionError("DATA", self._source, f"can't be read: {error.strerror or error}") from error
-            raise UsageError(f"{self._source} is damaged: {error}", hint="Copy or download it again.") from error
+
+def _blocks(source: str, file: BinaryIO) -> Iterator[bytes]:
+    """Of a file of lines. Raises OptionError or UsageError where the data can't be read to its end."""
+    try:
+        with open_decompressed(file, _COMPRESSION.get(Path(source).suffix.lower())) as content:
+            yield from _blocks_of_lines(io.BufferedReader(content, _STEP_BYTES))
+    except ijson.JSONError as error:
+        said = error.args[0] if error.args else ""  # bytes, if it is of the parser, and with a picture below
+        reason = (said.decode(errors="replace") if isinstance(said, bytes) else str(said)).partition("\n")[0]
+        message = f"{source} is no JSON array to its end: {reason}"
+        raise UsageError(message, hint="Give one record a line.") from error
+    except TypeError as error:  # of orjson, which writes less than there is in the world
+        message = f"{source} holds a record that can't be written on a line: {error}"
+        raise UsageError(message, hint="Give one record a line.") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise OptionError("DATA", source, f"can't be read: {error.strerror or error}") from error
+        raise UsageError(f"{source} is damaged: {error}", hint="Copy or download it again.") from error
 
 
 def _blocks_of_lines(file: io.BufferedReader) -> Iterator[bytes]:

@@ -5,6 +5,7 @@ It knows no model, no data and no device: what doesn't fit those shows later.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -267,8 +268,8 @@ class TrainConfig:
         yield from ((key, path) for key, path in named.items() if path is not None)
 
     def as_dict(self) -> dict[str, Any]:
-        """Sections of keys, in what JSON knows."""
-        values: dict[str, Any] = _as_json(asdict(self))
+        """Sections of keys, as they come back from JSON: lists for tuples, texts for paths."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
         return values
 
 
@@ -278,12 +279,3 @@ def _check_labels(key: str, sets: Sequence[DataSet]) -> None:
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice is not None:
         raise OptionError(key, twice, "is there twice", hint="Add up the ratios, or give each a name of its own.")
-
-
-def _as_json(value: Any) -> Any:
-    """Lists for tuples, texts for paths."""
-    if isinstance(value, dict):
-        return {key: _as_json(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_as_json(each) for each in value]
-    return str(value) if isinstance(value, Path) else value

@@ -14,7 +14,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from omnicap_cli.training.data.packing import pack, random_order
+from omnicap_cli.training.config.sections import PackingConfig
+from omnicap_cli.training.data.packing import WINDOW, pack, random_order
 
 _GROUP_BATCHES: Final = (
     50  # of which the samples are sorted by length together; the Trainer of transformers has as many
@@ -65,20 +66,11 @@ class BatchPlan:
         return [self.samples[self.row_starts[row] : self.row_starts[row + 1]].tolist() for row in range(first, end)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackingLimits:
-    """Of a pack; `window` is how many samples are packed together, None for the packer's own."""
-
-    max_tokens: int
-    max_patches: int | None = None
-    window: int | None = None
-
-
 def plan_batches(
     lengths: Numbers,
     patches: Numbers,
     *,
-    packing: PackingLimits | None,
+    packing: PackingConfig | None,
     batch_size: int,
     num_epochs: int,
     num_processes: int,
@@ -93,9 +85,8 @@ def plan_batches(
     epochs: list[tuple[Numbers, Numbers]] = []
     num_batches = 0
     while len(epochs) < num_epochs if max_batches is None else num_batches < max_batches:
-        samples, row_starts = _rows_of_epoch(
-            lengths, patches, packing, batch_size * num_processes, _epoch_seed(seed, len(epochs))
-        )
+        seed_of_epoch = int(np.random.SeedSequence([seed, len(epochs)]).generate_state(1)[0])
+        samples, row_starts = _rows_of_epoch(lengths, patches, packing, batch_size * num_processes, seed_of_epoch)
         epochs.append((samples, row_starts))
         num_batches += -(-(len(row_starts) - 1) // batch_size)
     return _join_epochs(epochs, batch_size, max_batches)
@@ -121,7 +112,7 @@ def length_groups(lengths: Numbers, group_size: int, seed: int) -> Numbers:
 
 
 def _rows_of_epoch(
-    lengths: Numbers, patches: Numbers, packing: PackingLimits | None, group_size: int, seed: int
+    lengths: Numbers, patches: Numbers, packing: PackingConfig | None, group_size: int, seed: int
 ) -> tuple[Numbers, Numbers]:
     """The samples of an epoch, and where rows of them begin."""
     if packing is None:
@@ -131,7 +122,7 @@ def _rows_of_epoch(
         max_tokens=packing.max_tokens,
         patches=None if packing.max_patches is None else patches,
         max_patches=packing.max_patches,
-        **({} if packing.window is None else {"window": packing.window}),
+        window=packing.window or WINDOW,
         seed=seed,
     )
     return packs.samples, packs.starts
@@ -152,7 +143,3 @@ def _join_epochs(epochs: Sequence[tuple[Numbers, Numbers]], batch_size: int, max
         batch_starts=np.concatenate(batch_starts)[: None if max_batches is None else max_batches + 1],
         epoch_starts=np.array(epoch_starts),
     )
-
-
-def _epoch_seed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])

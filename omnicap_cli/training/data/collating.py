@@ -35,6 +35,11 @@ class BatchStats:
     num_skipped: int = 0
     num_uncuttable: int = 0
 
+    @property
+    def num_samples(self) -> int:
+        """Those that are in it."""
+        return len(self.sample_ids)
+
 
 def collate(
     rows: Sequence[Row], *, pad_token_id: int, varlen: bool = False, all_logits: bool = False

@@ -109,8 +109,10 @@ class ExampleReader:
         image_media = [Media(self._num_tokens(each.grid_thw)) for each in images]
         parts = self._input.parts(sample, task_type, image_media, [media for _, media, _ in clips])
         sequence = self._input.builder.build(parts)
-        if len(sequence.input_ids) != record["sequence_length"]:
-            raise stale_counts_error(record, len(sequence.input_ids))
+        num_tokens, num_counted = len(sequence.input_ids), record["sequence_length"]
+        if num_tokens != num_counted:
+            what = f"{record.get('id')}: counted as {num_counted:,} tokens, and now it is {num_tokens:,}"
+            raise DataError(f"{what}: its counts are those of another model, pixel limit or picture", hint=_COUNT_AGAIN)
         ids = np.array(sequence.input_ids)
         blocks = self._blocks(sample, images, clips)
         is_visual = np.isin(ids, (self.layout.image_token_id, self.layout.video_token_id))
@@ -195,13 +197,6 @@ class ExampleReader:
     def _block(self, grid_thw: torch.Tensor) -> VisualBlock:
         t, h, w = grid_thw[0].tolist()
         return VisualBlock(t, h // self.layout.merge_size, w // self.layout.merge_size)
-
-
-def stale_counts_error(record: Mapping[str, Any], num_tokens: int) -> DataError:
-    """What to raise for a record that was counted for another model, or before its pictures changed."""
-    counted = record.get("sequence_length")
-    what = f"{record.get('id')}: counted as {counted:,} tokens, and now it is {num_tokens:,}"
-    return DataError(f"{what}: its counts are those of another model, pixel limit or picture", hint=_COUNT_AGAIN)
 
 
 def _join_patches(patches: Sequence[Patches]) -> Patches | None:

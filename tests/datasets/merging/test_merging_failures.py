@@ -45,7 +45,7 @@ def test_a_disk_that_is_full_at_any_moment_leaves_the_output_as_it_was(more):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(duplicates, "_MAX_WAITING_ROWS", 1)
             patch.setattr(duplicates, "_NUM_PARTITIONS", 2)
-            for module, name in ((streams, "append"), (rewriting, "write_at"), (duplicates, "write_at"), (os, "fsync")):
+            for module, name in ((streams, "append"), (rewriting, "write_at"), (duplicates, "append"), (os, "fsync")):
                 patch.setattr(module, name, or_full(getattr(module, name)))
             try:
                 merge(path, overwrite=True, **more)

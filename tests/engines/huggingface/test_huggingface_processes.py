@@ -54,11 +54,11 @@ def test_what_a_dead_process_left_is_numbered_anew(tiny_model, tmp_path):
     items = [replicas._unanswered(requests[0:3], answered), requests[3:6], requests[7:8]]
     assert items[0] == requests[0:2]
     asked = {}
-    assignments = [Assignment(number, item, lambda _: None) for number, item in enumerate(items)]
+    assignments = [Assignment(item, print, print) for item in items]
     numbered = [(each.key, each.num_following) for each in replicas._requests_in(assignments, asked)]
     left = [request.key for item in items for request in item]
     assert numbered == list(zip(left, [1, 0, 2, 1, 0, 0], strict=True))
-    assert [asked[key] for key in left] == [assignments[place] for place in (0, 0, 1, 1, 1, 2)]
+    assert [asked[key].content for key in left] == [items[place] for place in (0, 0, 1, 1, 1, 2)]
 
 
 def test_processes_share_the_memory_and_the_cores(tiny_model, monkeypatch):

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omnicap_cli.training.data.batch_plan import BatchPlan, PackingLimits, length_groups, plan_batches
+from omnicap_cli.training.config.sections import PackingConfig
+from omnicap_cli.training.data.batch_plan import BatchPlan, length_groups, plan_batches
 
 LENGTHS = st.lists(st.integers(1, 100), min_size=1, max_size=60)
 
@@ -19,7 +20,7 @@ def plan_of(
     return plan_batches(
         numbers,
         np.zeros_like(numbers),
-        packing=packing and PackingLimits(max_tokens=packing),
+        packing=packing and PackingConfig(max_tokens=packing),
         batch_size=batch_size,
         num_epochs=num_epochs,
         num_processes=num_processes,

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.packing_bound import lower_bound
 
-from omnicap_cli.training.data.packing import Packs, lower_bound, pack
+from omnicap_cli.training.data.packing import Packs, pack
 
 
 class Case(NamedTuple):
