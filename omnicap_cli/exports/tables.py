@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson  # at 50,000 records a second, most of the time is JSON
 
 from omnicap_cli import __version__
-from omnicap_cli.errors import MissingExtraError
 from omnicap_cli.exports.export_job import ExportJob
 from omnicap_cli.exports.table_columns import (
     INT_RANGES,
@@ -63,11 +62,9 @@ def write_tsv(job: ExportJob) -> None:
 
 def write_parquet(job: ExportJob) -> None:
     """Typed columns, zstd, row groups of MAX_GROUP_ROWS, and a mark `omnicap` in the metadata of the file."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("parquet needs the package pyarrow", hint="Install it: pip install pyarrow") from error
+    import pyarrow
+    import pyarrow.parquet
+
     columns = _all_columns(job)
     schema = _parquet_schema(columns, job.reader.path.name)
     assert job.config.target is not None, "only what goes into a stream can do without"

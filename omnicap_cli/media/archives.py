@@ -20,6 +20,7 @@ from omnicap_cli.core.files.words import printable
 from omnicap_cli.core.runs.records import Span
 from omnicap_cli.errors import DecodeError, EmptyFileError, ItemError, ManifestError, TooLargeError, UnsupportedError
 from omnicap_cli.media.manifests import json_value
+from omnicap_cli.media.names import is_media_name
 
 _BLOCK_BYTES: Final = tarfile.BLOCKSIZE
 _MAX_COLUMN_BYTES: Final = 16 << 20
@@ -50,28 +51,25 @@ def is_plain_tar(file: BinaryIO) -> bool:
 def read_members(
     file: BinaryIO,
     *,
-    wanted: Callable[[str], bool],
     in_place: bool,
     max_bytes: int,
     warn: Callable[[str], None] = lambda _problem: None,
 ) -> Iterator[Member]:
-    """The members that are `wanted` by their names, in order.
+    """The pictures and documents by their names, in order.
 
     `in_place` needs a seekable plain tar and gives spans; else `file` is read once from front to back, whatever its
     compression, and members bring their content. `warn` is told once if columns stand beside no picture. Raises a
     DecodeError where the archive breaks off or is none, once all members before that were given.
     """
     is_told = False
-    for sample in _read_samples(file, wanted=wanted, in_place=in_place, max_bytes=max_bytes):
+    for sample in _read_samples(file, in_place=in_place, max_bytes=max_bytes):
         if sample.column_file and not sample.pictures and not is_told:
             is_told = True
             warn(f"{printable(sample.column_file)} stands beside no picture: {_NEIGHBOURS}")
         yield from sample.finished_pictures()
 
 
-def _read_samples(
-    file: BinaryIO, *, wanted: Callable[[str], bool], in_place: bool, max_bytes: int
-) -> Iterator[_Sample]:
+def _read_samples(file: BinaryIO, *, in_place: bool, max_bytes: int) -> Iterator[_Sample]:
     """See `read_members`."""
     sample = _Sample("")
     try:
@@ -84,7 +82,7 @@ def _read_samples(
                 if sample.key != (key := _sample_key(info.name)) or sample.num_bytes > _MAX_SAMPLE_BYTES:
                     yield sample
                     sample = _Sample(key)
-                _add_member(sample, archive, info, wanted(info.name), in_place=in_place, max_bytes=max_bytes)
+                _add_member(sample, archive, info, in_place=in_place, max_bytes=max_bytes)
             yield sample
             sample = _Sample("")
             _check_end(archive, file, in_place=in_place)
@@ -93,7 +91,7 @@ def _read_samples(
         raise
     except _BROKEN as error:
         yield sample
-        if _is_empty(error):
+        if isinstance(error, tarfile.ReadError) and str(error) == "empty file":
             raise EmptyFileError("the archive is empty") from error
         raise DecodeError(f"the archive is broken, or is no tar ({error}); what came before that was taken") from error
 
@@ -120,12 +118,13 @@ class _Sample:
 
 
 def _add_member(
-    sample: _Sample, archive: tarfile.TarFile, info: tarfile.TarInfo, is_wanted: bool, *, in_place: bool, max_bytes: int
+    sample: _Sample, archive: tarfile.TarFile, info: tarfile.TarInfo, *, in_place: bool, max_bytes: int
 ) -> None:
     """Add one member to its sample; a truncated one is there with what is known of it before that is raised."""
     name = info.name.rsplit("/", 1)[-1]
     if info.isdir() or _is_hidden(info.name):
         return
+    is_wanted = is_media_name(info.name)
     if is_wanted and (error := _member_error(info, max_bytes)):
         sample.pictures.append(Member(name=info.name, error=error))
     elif is_wanted and in_place:
@@ -192,7 +191,3 @@ def _check_end(archive: tarfile.TarFile, file: BinaryIO, *, in_place: bool) -> N
     stream: Any = file if in_place else archive.fileobj
     if stream.read(_BLOCK_BYTES) != bytes(_BLOCK_BYTES):
         raise DecodeError("the archive has no end mark: it broke off, or is damaged; what came before that was taken")
-
-
-def _is_empty(error: Exception) -> bool:
-    return isinstance(error, tarfile.ReadError) and str(error) == "empty file"

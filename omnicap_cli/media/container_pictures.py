@@ -5,14 +5,14 @@ from __future__ import annotations
 import collections
 import contextlib
 from collections.abc import Iterator
-from typing import Any, BinaryIO, Final, NamedTuple
+from typing import Any, BinaryIO, Final
 
 from omnicap_cli.core.files.words import one_line, printable
 from omnicap_cli.core.runs.records import MediaRef, Span, Transfer
 from omnicap_cli.errors import DecodeError, NotFoundError
 from omnicap_cli.media import archives
 from omnicap_cli.media.local_files import open_file
-from omnicap_cli.media.names import is_media_name, is_url
+from omnicap_cli.media.names import is_url
 from omnicap_cli.media.parquet_values import holds_pictures, parquet_value
 from omnicap_cli.media.remote import urls
 
@@ -74,7 +74,7 @@ class ArchivePictures:
             yield from self._members(file, in_place=False)
 
     def _members(self, file: Any, *, in_place: bool) -> Iterator[archives.Member]:
-        return archives.read_members(file, wanted=is_media_name, in_place=in_place, max_bytes=self._transfer.max_bytes)
+        return archives.read_members(file, in_place=in_place, max_bytes=self._transfer.max_bytes)
 
 
 class ParquetPictures:
@@ -92,7 +92,10 @@ class ParquetPictures:
     def find(self, number: int) -> MediaRef:
         """The picture of a row. Raises an ItemError."""
         with self._own_errors():
-            return self._picture_in_row(number)
+            content = self._content_of_row(number)
+        if not isinstance(content, bytes):
+            raise NotFoundError(f"there is no picture in row {number} of {self.name} any more")
+        return MediaRef(path=self.name, content=content)
 
     @contextlib.contextmanager
     def _own_errors(self) -> Iterator[None]:
@@ -103,7 +106,7 @@ class ParquetPictures:
         except (pyarrow.ArrowException, OSError) as error:
             raise DecodeError(f"{self.name} can't be read: {one_line(error)}") from error
 
-    def _picture_in_row(self, number: int) -> MediaRef:
+    def _content_of_row(self, number: int) -> Any:
         if self._column is None:
             raise NotFoundError(f"{self.name} {self._why_none}")
         group, place = 0, number - 1
@@ -111,23 +114,18 @@ class ParquetPictures:
         while group < metadata.num_row_groups and place >= (num_rows := metadata.row_group(group).num_rows):
             group, place = group + 1, place - num_rows
         if place < 0 or group == metadata.num_row_groups:
-            raise NotFoundError(f"there is no picture in row {number} of {self.name} any more")
+            return None
         if self._group[0] != group:
             self._group = (group, self._table.read_row_group(group, columns=[self._column])[self._column])
         value = parquet_value(self._group[1][place])
-        content = value.get("bytes") if isinstance(value, dict) else value
-        if not isinstance(content, bytes):
-            raise NotFoundError(f"there is no picture in row {number} of {self.name} any more")
-        return MediaRef(path=self.name, content=content)
+        return value.get("bytes") if isinstance(value, dict) else value
 
 
-class _PictureColumn(NamedTuple):
-    name: str | None
-    why_none: str = ""
+def _column_of_pictures(schema: Any, image_key: str | None) -> tuple[str | None, str]:
+    """The one that was captioned, or why there is none.
 
-
-def _column_of_pictures(schema: Any, image_key: str | None) -> _PictureColumn:
-    """The one that was captioned: of two that hold pictures the wrong one would be taken for it without a word."""
+    Of two that hold pictures the wrong one would be taken for it without a word.
+    """
     import pyarrow
 
     names = schema.names
@@ -135,11 +133,11 @@ def _column_of_pictures(schema: Any, image_key: str | None) -> _PictureColumn:
     there = ", ".join(map(printable, held)) or "none"
     if image_key is not None:
         why_none = f"holds no pictures in the column {image_key!r} any more; columns that hold some: {there}"
-        return _PictureColumn(image_key) if image_key in held else _PictureColumn(None, why_none)
+        return (image_key, "") if image_key in held else (None, why_none)
     if _DEFAULT_COLUMN in held:
-        return _PictureColumn(_DEFAULT_COLUMN)
+        return _DEFAULT_COLUMN, ""
     # what is all of one size is a digest or a UUID, unless somebody calls it pictures
     likely = [name for name, kind in held.items() if not pyarrow.types.is_fixed_size_binary(kind)]
     if len(likely) == 1:
-        return _PictureColumn(likely[0])
-    return _PictureColumn(None, f"doesn't tell which of its columns is meant; columns that hold pictures: {there}")
+        return likely[0], ""
+    return None, f"doesn't tell which of its columns is meant; columns that hold pictures: {there}"

@@ -31,17 +31,8 @@ _PNG_SIGNATURE_BYTES: Final = 8
 _EXIF: Final = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")  # where Pillow puts an orientation
 _PNG_EXIF_CHUNKS: Final = (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
 _CORRUPT: Final = (  # what Pillow was seen to raise on damaged files
-    *(
-        OSError,
-        ValueError,
-        SyntaxError,
-        IndexError,
-        KeyError,
-        TypeError,
-        EOFError,
-        ArithmeticError,
-    ),
-    *(struct.error, AttributeError, RuntimeError),
+    *(OSError, ValueError, SyntaxError, LookupError, TypeError, EOFError, ArithmeticError, struct.error),
+    *(AttributeError, RuntimeError),
 )
 warnings.filterwarnings("ignore", module=r"PIL\.")  # one for each odd tag helps nobody; sizes are checked here
 

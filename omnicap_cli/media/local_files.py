@@ -10,25 +10,25 @@ from typing import BinaryIO
 from omnicap_cli.errors import AccessError, DecodeError, ItemError, LinkLoopError, NotFoundError
 
 
-def open_file(path: str) -> BinaryIO:
-    """A local file. Raises an ItemError where it can't be opened, or is a pipe or device, which may never end.
-
-    What it is is asked before it is opened: that alone would take the reader from whoever writes into a pipe.
-    """
+def file_status(path: str) -> os.stat_result:
+    """What the system tells of a path, links followed. Raises an ItemError."""
     try:
-        mode = os.stat(path).st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # of a folder the system says best what is wrong
-            raise AccessError("not a regular file")
-        return open(path, "rb")
+        return os.stat(path)
     except (OSError, ValueError) as error:
         raise unreadable_error(error) from error
 
 
-def open_local_stream(path: str) -> BinaryIO:
-    """A local file or pipe, to be read once from front to back. Raises an ItemError where it can't be opened."""
+def open_file(path: str, *, may_be_pipe: bool = False) -> BinaryIO:
+    """A local file. Raises an ItemError where it can't be opened, or is a pipe or device, which may never end.
+
+    What it is is asked before it is opened: that alone would take the reader from whoever writes into a pipe.
+    """
+    mode = file_status(path).st_mode
+    if not (may_be_pipe or stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # of a folder the system says best what is wrong
+        raise AccessError("not a regular file")
     try:
         return open(path, "rb")
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise unreadable_error(error) from error
 
 

@@ -10,7 +10,7 @@ import base64
 import codecs
 import csv
 import datetime
-import decimal
+import functools
 import gzip
 import io
 import itertools
@@ -140,39 +140,30 @@ def _rewind(file: BufferedFile) -> bool:
     return True
 
 
-def _read_separated(delimiter: str) -> Callable[[BufferedFile, str], Iterator[ManifestRow]]:
-    def read(file: BufferedFile, image_key: str) -> Iterator[ManifestRow]:
-        csv.field_size_limit(_MAX_FIELD_BYTES)
-        # names that are not UTF-8 are kept as the system spells them
-        if file.peek(2).startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise ManifestError("it is in UTF-16; convert it: iconv -f utf-16 -t utf-8")
-        text = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
-        lines = (line.replace("\0", "\ufffd") for line in text)
-        reader = csv.reader(lines, delimiter=delimiter, strict=True)
-        header = _header(reader)
-        if header is None:
+def _read_separated(file: BufferedFile, image_key: str, *, delimiter: str) -> Iterator[ManifestRow]:
+    csv.field_size_limit(_MAX_FIELD_BYTES)
+    # names that are not UTF-8 are kept as the system spells them
+    if file.peek(2).startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ManifestError("it is in UTF-16; convert it: iconv -f utf-16 -t utf-8")
+    text = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
+    lines = (line.replace("\0", "\ufffd") for line in text)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    header: list[str] | None = None
+    for number in itertools.count():
+        try:
+            fields = next(reader)
+        except StopIteration:
             return
-        _check_columns(header, image_key)
-        for number in itertools.count(1):
-            try:
-                fields = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield ManifestRow(f"row={number}", ManifestError(_quoting_problem(error)))
-                continue
-            if fields:
-                yield ManifestRow(f"row={number}", _row_of_fields(header, fields, image_key))
-
-    return read
-
-
-def _header(reader: Iterator[list[str]]) -> list[str] | None:
-    try:
-        header = next(reader, None)
-    except csv.Error as error:
-        raise ManifestError(f"its header can't be read: {_quoting_problem(error)}") from error
-    return header
+        except csv.Error as error:
+            if header is None:
+                raise ManifestError(f"its header can't be read: {_quoting_problem(error)}") from error
+            yield ManifestRow(f"row={number}", ManifestError(_quoting_problem(error)))
+            continue
+        if header is None:
+            header = fields
+            _check_columns(header, image_key)
+        elif fields:
+            yield ManifestRow(f"row={number}", _row_of_fields(header, fields, image_key))
 
 
 def _quoting_problem(error: csv.Error) -> str:
@@ -184,22 +175,14 @@ def _quoting_problem(error: csv.Error) -> str:
 
 
 def _row_of_fields(header: list[str], fields: list[str], image_key: str) -> dict[str, Any] | ManifestError:
-    if len(fields) > len(header):
-        return ManifestError(f"{len(fields)} fields where the header has {len(header)} columns; quote what has commas")
-    if len(fields) < len(header):
-        return ManifestError(f"{len(fields)} fields where the header has {len(header)} columns")
+    if len(fields) != len(header):
+        remedy = "; quote what has commas" if len(fields) > len(header) else ""
+        return ManifestError(f"{len(fields)} fields where the header has {len(header)} columns{remedy}")
     row = dict(zip(header, fields, strict=True))
-    if any(not _is_utf8(value) for name, value in row.items() if name != image_key):  # names of files may be any bytes
+    texts = (value for name, value in row.items() if name != image_key)  # names of files may be any bytes
+    if any(without_surrogates(text) != text for text in texts):
         return ManifestError("it isn't in UTF-8; convert the file, as with iconv -f latin1 -t utf-8")
     return row
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _read_parquet(file: BufferedFile, image_key: str) -> Iterator[ManifestRow]:
@@ -258,14 +241,14 @@ def json_value(value: Any, depth: int = 0) -> Any:
         return value.isoformat()
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
-    return str(value) if isinstance(value, decimal.Decimal) else without_surrogates(str(value))
+    return without_surrogates(str(value))
 
 
 MANIFEST_READERS: Final[dict[str, Callable[[BufferedFile, str], Iterator[ManifestRow]]]] = {
     ".jsonl": _read_json_lines,
     ".ndjson": _read_json_lines,
     ".json": _read_json,
-    ".csv": _read_separated(","),
-    ".tsv": _read_separated("\t"),
+    ".csv": functools.partial(_read_separated, delimiter=","),
+    ".tsv": functools.partial(_read_separated, delimiter="\t"),
     ".parquet": _read_parquet,
 }

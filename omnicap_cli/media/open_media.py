@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import BinaryIO
 
@@ -16,18 +14,15 @@ from omnicap_cli.media.remote import urls
 _last_fetched: dict[str, bytes] = {}  # of the pages of one document, which come one after the other
 
 
-@contextlib.contextmanager
-def open_media(media: MediaRef, transfer: Transfer) -> Iterator[BinaryIO]:
+def open_media(media: MediaRef, transfer: Transfer) -> BinaryIO:
     """The file of a picture or document, seekable. Raises an ItemError where it can't be had."""
     if media.content is not None:
-        yield io.BytesIO(media.content)
-    elif urls.is_url(media.path):
-        yield io.BytesIO(_fetch(media, transfer))
-    elif media.span is not None:
-        yield io.BytesIO(_read_span(media.path, media.span, transfer))
-    else:
-        with open_file(media.path) as file:
-            yield file
+        return io.BytesIO(media.content)
+    if urls.is_url(media.path):
+        return io.BytesIO(_fetch(media, transfer))
+    if media.span is not None:
+        return io.BytesIO(_read_span(media.path, media.span, transfer))
+    return open_file(media.path)
 
 
 def with_remote_content(media: MediaRef, transfer: Transfer) -> MediaRef:

@@ -5,13 +5,11 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import itertools
-import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import BinaryIO, Final, Literal
 
 import orjson  # the columns of every row pass here
@@ -23,13 +21,12 @@ from omnicap_cli.core.runs.shard import Shard
 from omnicap_cli.core.workers.prefetch import in_order
 from omnicap_cli.errors import AccessError, DuplicateIdError, EmptyFileError, ItemError, ManifestError
 from omnicap_cli.media import archives
-from omnicap_cli.media.local_files import open_file, unreadable_error
+from omnicap_cli.media.local_files import file_status, open_file, unreadable_error
 from omnicap_cli.media.names import (
     IMAGE_SUFFIXES,
     PDF_SUFFIX,
     TIFF_SUFFIXES,
     is_archive,
-    is_media_name,
     is_url,
     member_name,
     plain_path,
@@ -55,7 +52,7 @@ class UncountableError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sources:
+class Sources(Walk):
     """Inputs in the order given; iterate over it to get the items, each id once.
 
     `inputs` are paths, folders, quoted globs, manifests, archives, URLs, or `-` for paths (or JSON objects) one a line
@@ -65,30 +62,14 @@ class Sources:
     inputs that hold nothing, and of archives whose columns belong to nothing.
     """
 
-    inputs: tuple[str, ...]
-    stdin: BinaryIO | None = None
-    null: bool = False
-    image_key: str = "image"
-    image_root: str | None = None
     fingerprint: Fingerprint = "stat"
     shard: Shard | None = None
-    transfer: Transfer = field(default_factory=Transfer)
-    warn: Callable[[str], None] = field(default=lambda _message: None)
 
     def __iter__(self) -> Iterator[Item]:
         return unique_items(self._items(self._units()))
 
     def _units(self) -> Iterator[Unit]:
-        walk = Walk(
-            inputs=self.inputs,
-            stdin=self.stdin,
-            null=self.null,
-            image_key=self.image_key,
-            image_root=self.image_root,
-            transfer=self.transfer,
-            warn=self.warn,
-        )
-        return iter(walk) if self.shard is None else _units_of_shard(walk, self.shard)
+        return self.units() if self.shard is None else _units_of_shard(self.units(), self.shard)
 
     def _items(self, units: Iterator[Unit]) -> Iterator[Item]:
         """The items of each unit in order; from the first URL on several are asked at once."""
@@ -105,41 +86,41 @@ class Sources:
         return list(self._items_of(unit)) if is_url(unit.path) and not is_archive(unit.path) else self._items_of(unit)
 
     def _items_of(self, unit: Unit) -> Iterator[Item]:
-        make, suffix = functools.partial(_item, unit), suffix_of(unit.path)
+        media, suffix = MediaRef(path=unit.path, content=unit.content), suffix_of(unit.path)
         try:
             if unit.error:
                 raise unit.error
-            if unit.content is not None:
-                yield from self._embedded_items(unit, unit.content, make)
+            if unit.content is not None:  # of a picture that a manifest holds itself
+                suffix = PDF_SUFFIX if unit.content.startswith(b"%PDF-") else ""
+                yield from self._pages(unit, media, suffix, _content_print(media, self.transfer))
             elif suffix not in IMAGE_SUFFIXES and is_archive(unit.path):
                 yield from self._archive_items(unit)
             else:
-                fingerprint = self._remote_print(unit.path) if is_url(unit.path) else self._local_print(unit.path)
-                yield from self._pages(make, MediaRef(path=unit.path), suffix, fingerprint)
+                fingerprint = self._remote_print(media) if is_url(unit.path) else self._local_print(media)
+                yield from self._pages(unit, media, suffix, fingerprint)
         except ItemError as error:
-            yield make(MediaRef(path=unit.path), error=error)
+            yield _item(unit, replace(media, content=None), error=error)
 
     # ---------------------------------------------------------------------------------------- one file
 
-    def _local_print(self, path: str) -> str:
-        try:
-            state = os.stat(path)
-        except (OSError, ValueError) as error:
-            raise unreadable_error(error) from error
+    def _local_print(self, media: MediaRef) -> str:
+        state = file_status(media.path)
         if not stat.S_ISREG(state.st_mode):  # reading a FIFO would wait for ever
             raise AccessError("not a regular file")
         if state.st_size == 0:
             raise EmptyFileError("the file is empty")
-        return _stat_print(state) if self.fingerprint != "content" else _content_print(path)
+        if self.fingerprint == "content":
+            return _content_print(media, self.transfer)
+        return f"stat:{state.st_size}:{state.st_mtime_ns}"
 
-    def _remote_print(self, url: str) -> str:
+    def _remote_print(self, media: MediaRef) -> str:
         if self.fingerprint == "none":
             return ""
         if self.fingerprint == "content":
-            return _digest_print(urls.fetch(url, self.transfer))
-        return urls.describe(url, self.transfer).fingerprint
+            return _content_print(media, self.transfer)
+        return urls.describe(media.path, self.transfer).fingerprint
 
-    def _pages(self, make: Callable[..., Item], media: MediaRef, suffix: str, fingerprint: str) -> Iterator[Item]:
+    def _pages(self, unit: Unit, media: MediaRef, suffix: str, fingerprint: str) -> Iterator[Item]:
         """One item, or one for each page of a PDF, and of a TIFF with several."""
         if self.fingerprint == "none" and is_url(media.path) and (suffix == PDF_SUFFIX or suffix in TIFF_SUFFIXES):
             raise UncountableError
@@ -149,19 +130,13 @@ class Sources:
         try:
             num_pages = _num_pages(media, kind, self.transfer) if kind == "pdf" or suffix in TIFF_SUFFIXES else 0
         except ItemError as error:
-            yield make(replace(media, content=None), fingerprint=fingerprint, error=error)
+            yield _item(unit, replace(media, content=None), fingerprint=fingerprint, error=error)
             return
         if kind == "image" and num_pages < 2:
-            yield make(media, fingerprint=fingerprint)
+            yield _item(unit, media, fingerprint=fingerprint)
             return
         for page in range(1, num_pages + 1):
-            yield make(replace(media, page=page, kind=kind), fingerprint=fingerprint)
-
-    def _embedded_items(self, unit: Unit, content: bytes, make: Callable[..., Item]) -> Iterator[Item]:
-        """The items of a picture that a manifest holds itself."""
-        media = MediaRef(path=unit.path, content=content)
-        suffix = PDF_SUFFIX if content.startswith(b"%PDF-") else ""
-        yield from self._pages(make, media, suffix, _digest_print(content))
+            yield _item(unit, replace(media, page=page, kind=kind), fingerprint=fingerprint)
 
     # ---------------------------------------------------------------------------------------- archives
 
@@ -174,7 +149,7 @@ class Sources:
             with urls.open_stream(unit.path, self.transfer) as stream:
                 yield from self._member_items(unit, stream, None)
             return
-        state_print = self._local_print(unit.path)
+        state_print = self._local_print(MediaRef(path=unit.path))
         with open_file(unit.path) as file:
             if archives.is_plain_tar(file):
                 yield from _in_bursts(self._member_items(unit, file, state_print))
@@ -186,7 +161,6 @@ class Sources:
         archive = shown_path(unit.path)
         found = archives.read_members(
             file,
-            wanted=is_media_name,
             in_place=archive_print is not None,
             max_bytes=self.transfer.max_bytes,
             warn=lambda problem: self.warn(f"{printable(archive)}: {problem}"),
@@ -198,16 +172,14 @@ class Sources:
             if member.error:
                 yield _item(part, media, error=member.error)
             else:
-                make = functools.partial(_item, part)
-                yield from self._pages(make, media, suffix_of(member.name), self._member_print(media, archive_print))
+                yield from self._pages(part, media, suffix_of(member.name), self._member_print(media, archive_print))
 
     def _member_print(self, media: MediaRef, archive_print: str | None) -> str:
         if self.fingerprint == "none":
             return ""
         if media.span is not None and self.fingerprint == "stat":
             return f"{archive_print}:{media.span.offset_bytes}"
-        with open_media(media, self.transfer) as file:
-            return _digest_print(file.read())
+        return _content_print(media, self.transfer)
 
 
 def _units_of_shard(units: Iterable[Unit], shard: Shard) -> Iterator[Unit]:
@@ -284,23 +256,15 @@ def _picture_and_columns(item: Item) -> tuple[object, ...]:
     return plain_path(media.path), media.page, columns
 
 
-def _stat_print(state: os.stat_result) -> str:
-    return f"stat:{state.st_size}:{state.st_mtime_ns}"
-
-
-def _content_print(path: str) -> str:
+def _content_print(media: MediaRef, transfer: Transfer) -> str:
     digest = hashlib.sha256()
-    with open_file(path) as file:
+    with open_media(media, transfer) as file:
         try:
             while block := file.read(_BLOCK_BYTES):
                 digest.update(block)
         except OSError as error:
             raise unreadable_error(error) from error
     return f"sha256:{digest.hexdigest()}"
-
-
-def _digest_print(content: bytes) -> str:
-    return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def _text_digest(text: str) -> bytes:

@@ -5,7 +5,6 @@ Nothing is held but the folder at hand: a million files cost no more memory than
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import hashlib
 import os
@@ -18,7 +17,7 @@ from omnicap_cli.core.files.words import printable, shortened
 from omnicap_cli.core.runs.records import Transfer
 from omnicap_cli.errors import ItemError, LinkLoopError, ManifestError
 from omnicap_cli.media import manifests
-from omnicap_cli.media.local_files import open_file, open_local_stream, unreadable_error
+from omnicap_cli.media.local_files import file_status, open_file, unreadable_error
 from omnicap_cli.media.names import (
     ARCHIVE_SUFFIXES,
     UrlChain,
@@ -60,17 +59,18 @@ class Unit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Walk:
-    """The units of `inputs` in the order given; see `Sources` for the fields."""
+    """What is walked, and how; see `Sources` for the fields."""
 
     inputs: tuple[str, ...]
-    stdin: BinaryIO | None
-    null: bool
-    image_key: str
-    image_root: str | None
-    transfer: Transfer
-    warn: Callable[[str], None]
+    stdin: BinaryIO | None = None
+    null: bool = False
+    image_key: str = "image"
+    image_root: str | None = None
+    transfer: Transfer = field(default_factory=Transfer)
+    warn: Callable[[str], None] = field(default=lambda _message: None)
 
-    def __iter__(self) -> Iterator[Unit]:
+    def units(self) -> Iterator[Unit]:
+        """The units of `inputs` in the order given."""
         for given in self.inputs:
             if given == "-":
                 yield from self._stdin_units()
@@ -122,18 +122,11 @@ class Walk:
         except ItemError as error:
             yield Unit(path=path, error=error)
 
-    @contextlib.contextmanager
-    def _open_manifest(self, path: str) -> Iterator[Any]:
-        is_parquet = manifests.manifest_format(without_query(path)) == ".parquet"
+    def _open_manifest(self, path: str) -> Any:
+        is_parquet = manifests.manifest_format(without_query(path)) == ".parquet"  # which is read from its end
         if not is_url(path):
-            with open_file(path) if is_parquet else open_local_stream(path) as file:
-                yield file
-        elif not is_parquet:
-            with urls.open_stream(path, self.transfer) as file:
-                yield file
-        else:  # which is read from its end
-            with urls.seekable_copy(path, self.transfer) as file:
-                yield file
+            return open_file(path, may_be_pipe=not is_parquet)
+        return urls.seekable_copy(path, self.transfer) if is_parquet else urls.open_stream(path, self.transfer)
 
     def _row_units(self, place: str, row: dict[str, Any] | ManifestError, *, folder: str) -> Iterator[Unit]:
         """The unit of one row: its picture, an optional `id`, and the rest as `meta`. `place` names a broken row."""
@@ -186,8 +179,7 @@ class Walk:
 
     def _folder_units(self, folder: str, meta: Mapping[str, Any]) -> Iterator[Unit]:
         found = False
-        walk = self._remote_tree(folder, meta) if is_url(folder) else self._tree(folder, (), meta)
-        for unit in walk:
+        for unit in self._tree(folder, (), meta):
             found = True
             yield unit
         if not found:
@@ -196,32 +188,14 @@ class Walk:
     def _tree(self, folder: str, ancestors: tuple[tuple[int, int], ...], meta: Mapping[str, Any]) -> Iterator[Unit]:
         """Files of a tree in the order of their names, links followed, hidden names left out."""
         try:
-            state = os.stat(folder)
-            here = (state.st_dev, state.st_ino)
-            if here in ancestors:
-                yield Unit(path=folder, meta=meta, error=LinkLoopError("a link that leads back to a folder it is in"))
-                return
-            names, folders = _list_folder(folder)
-        except OSError as error:
-            yield Unit(path=folder, meta=meta, error=unreadable_error(error))
-            return
-        for name in names:
-            path = os.path.join(folder, name)
-            if name in folders:
-                yield from self._tree(path, (*ancestors, here), meta)
-            else:
-                yield Unit(path=path, meta=meta)
-
-    def _remote_tree(self, folder: str, meta: Mapping[str, Any]) -> Iterator[Unit]:
-        try:
-            for url, is_folder in urls.list_folder(folder):
-                name = _last_name(url)
-                if name.startswith("."):
-                    continue
+            lineage = () if is_url(folder) else (*ancestors, _folder_identity(folder))
+            if len(set(lineage)) < len(lineage):
+                raise LinkLoopError("a link that leads back to a folder it is in")
+            for path, is_folder in _list_folder(folder, is_media_name):
                 if is_folder:
-                    yield from self._remote_tree(url, meta)
-                elif is_media_name(name):
-                    yield Unit(path=url, meta=meta)
+                    yield from self._tree(path, lineage, meta)
+                else:
+                    yield Unit(path=path, meta=meta)
         except ItemError as error:
             yield Unit(path=folder, meta=meta, error=error)
 
@@ -241,10 +215,7 @@ def _is_folder(path: str, transfer: Transfer) -> bool:
     if is_url(path):
         is_file = is_http(path) or is_media_name(without_query(path)) or is_archive(path)
         return not is_file and urls.describe(path, transfer).kind == "folder"
-    try:
-        return stat.S_ISDIR(os.stat(path).st_mode)
-    except (OSError, ValueError) as error:
-        raise unreadable_error(error) from error
+    return stat.S_ISDIR(file_status(path).st_mode)
 
 
 def _is_folder_here(path: str) -> bool:
@@ -258,44 +229,58 @@ def _excerpt(raw: bytes) -> str:
     return f"{os.fsdecode(raw[:_EXCERPT_BYTES])}… ({hashlib.sha256(raw).hexdigest()[:16]})"
 
 
-def _list_folder(folder: str) -> tuple[list[str], set[str]]:
-    """The sorted names of pictures, PDFs and folders in a folder, and which of them are folders.
+def _folder_identity(folder: str) -> tuple[int, int]:
+    status = file_status(folder)
+    return status.st_dev, status.st_ino
 
-    Names only: what the system tells of each entry would take three times the memory.
+
+def _list_folder(folder: str, is_wanted: Callable[[str], bool]) -> Iterator[tuple[str, bool]]:
+    """The paths or URLs of the folders in a folder and of the files whose names are wanted, none of them hidden.
+
+    In the order of their names, each with whether it is a folder. Raises an ItemError.
     """
+    if not is_url(folder):
+        yield from _list_local_folder(folder, is_wanted)
+        return
+    for url, is_folder in urls.list_folder(folder):
+        name = _last_name(url)
+        if not name.startswith(".") and (is_folder or is_wanted(name)):
+            yield url, is_folder
+
+
+def _list_local_folder(folder: str, is_wanted: Callable[[str], bool]) -> Iterator[tuple[str, bool]]:
+    """Holds names only: what the system tells of each entry would take three times the memory."""
     names, folders = [], set()
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if _leads_to_folder(entry):
-                folders.add(entry.name)
-            elif not is_media_name(entry.name):
-                continue
-            names.append(entry.name)
-    names.sort()
-    return names, folders
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if _leads_to_folder(entry):
+                    folders.add(entry.name)
+                elif not is_wanted(entry.name):
+                    continue
+                names.append(entry.name)
+    except OSError as error:
+        raise unreadable_error(error) from error
+    for name in sorted(names):
+        yield os.path.join(folder, name), name in folders
 
 
 def _containers_hint(folder: str) -> str:
     """How to name the manifests and archives of a folder, which are only looked into if they are named."""
     try:
-        names = (each for each in _file_names(folder) if not each.startswith("."))
-        name = min(each for each in names if each.lower().endswith(_CONTAINERS))
-    except (ItemError, OSError, ValueError):  # there are none, or nobody says
+        listing = _list_folder(folder, lambda name: name.lower().endswith(_CONTAINERS))
+        name = next((path for path, is_folder in listing if not is_folder), None)
+    except ItemError:
+        name = None
+    if name is None:  # there are none, or nobody says
         return ""
+    name = without_query(name)
     suffix = name[-len(next(each for each in _CONTAINERS if name.lower().endswith(each))) :]
     before, link, after = split_chain(folder) if is_url(folder) else UrlChain("", folder, "")
     pattern = f"{before}{glob.escape(link)}{'' if link.endswith('/') else '/'}*{suffix}{after}"
     return f"; it holds {suffix} files: name them, as '{printable(shown_path(pattern))}'"
-
-
-def _file_names(folder: str) -> Iterator[str]:
-    if is_url(folder):
-        yield from (_last_name(url) for url, is_folder in urls.list_folder(folder) if not is_folder)
-    else:
-        with os.scandir(folder) as entries:
-            yield from (entry.name for entry in entries if entry.is_file())
 
 
 def _leads_to_folder(entry: os.DirEntry[str]) -> bool:

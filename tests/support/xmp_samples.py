@@ -9,8 +9,6 @@ import zlib
 
 from PIL import Image, ImageCms, ImageSequence
 
-from omnicap_cli.exports.metadata.xmp import CaptionNote
-
 HUMAN = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -25,7 +23,7 @@ MAX_PIXELS = 1_000_000  # of a sample there are a few hundred: a damaged header 
 def note(text="a red square", **values):
     known = {"type": "natural", "style": "short", "lang": "en", "model": "U4R/OmniCaptioner", "engine": "huggingface"}
     known |= {"prompt_sha": "0123456789abcdef", "key": "5f" * 32}
-    return CaptionNote(text=text, **(known | values))
+    return {"caption": text, **known, **values}
 
 
 def picture(mode="RGB", size=(37, 23), shift=0):

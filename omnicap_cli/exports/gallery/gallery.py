@@ -112,13 +112,12 @@ def make_thumbnail(image: Image) -> Thumbnail:
 
     longest = LONGEST_RATIO * min(image.size)
     whole = image.crop((0, 0, min(image.width, longest), min(image.height, longest)))
-    scale = min(1.0, BOX_PIXELS[0] / whole.width, BOX_PIXELS[1] / whole.height)
-    size = (max(1, round(whole.width * scale)), max(1, round(whole.height * scale)))
-    small = to_rgb(whole).resize(size, Resampling.LANCZOS, reducing_gap=3.0)
+    small = to_rgb(whole)
+    small.thumbnail(BOX_PIXELS, Resampling.LANCZOS, reducing_gap=3.0)
     buffer = io.BytesIO()
     small.info.clear()  # which some Pillows write along
     small.save(buffer, "WEBP", quality=QUALITY)
-    return Thumbnail(buffer.getvalue(), *size)
+    return Thumbnail(buffer.getvalue(), *small.size)
 
 
 # -------------------------------------------------------------------------------------------------- cards

@@ -9,11 +9,11 @@ import contextlib
 import os
 from typing import Final
 
-from omnicap_cli.core.runs.journal_reading import Record, digest, text_of
+from omnicap_cli.core.runs.journal_reading import Record, digest
 from omnicap_cli.core.runs.key_index import KeyIndex
 from omnicap_cli.errors import ItemError
 from omnicap_cli.exports.export_job import NO_PICTURE, ExportJob
-from omnicap_cli.exports.metadata.xmp import CaptionNote, embed_captions, sidecar_packet
+from omnicap_cli.exports.metadata.xmp import embed_captions, sidecar_packet
 from omnicap_cli.exports.paths import FileNames, PicturePlace, SmallFiles, UniqueNames, fitted_name
 from omnicap_cli.media.names import IMAGE_SUFFIXES
 
@@ -43,34 +43,20 @@ def write_copies(job: ExportJob) -> None:
             job.outcome.left_out["a copy of the picture has another caption"] += 1
             continue
         written.set(digest(path), 1)
-        notes = [_caption_note(record) for record in records]
-        content = embed_captions(picture.content, notes)
+        content = embed_captions(picture.content, records)
         if _is_original(job, records[0], path):
             job.outcome.left_out["the copy would take the place of the picture"] += 1
         elif content is not None:
             job.outcome.count_file(path, files.put(path, content))
         elif job.outcome.count_file(path, files.put(path, picture.content)):
             beside = path + SIDECAR_SUFFIX
-            job.outcome.count_file(beside, files.put(beside, sidecar_packet(notes)), is_extra=True)
+            job.outcome.count_file(beside, files.put(beside, sidecar_packet(records)), is_extra=True)
 
 
 def _copy_names(record: Record) -> FileNames:
     """A copy is called as its picture is, suffix and all; if two would be, they are told apart by a digest."""
     name = FileNames.mirrored(PicturePlace.of(record))
     return name._replace(stem=name.full)
-
-
-def _caption_note(record: Record) -> CaptionNote:
-    return CaptionNote(
-        text=text_of(record, "caption"),
-        type=text_of(record, "type"),
-        style=text_of(record, "style"),
-        lang=text_of(record, "lang"),
-        model=text_of(record, "model"),
-        engine=text_of(record, "engine"),
-        prompt_sha=text_of(record, "prompt_sha"),
-        key=text_of(record, "key"),
-    )
 
 
 def _is_original(job: ExportJob, record: Record, path: str) -> bool:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import ElementTree
 
+from omnicap_cli.core.runs.journal_reading import Record, text_of
 from omnicap_cli.exports.metadata.containers.file_parts import MAX_PACKET_BYTES, NotEmbeddableError
 from omnicap_cli.exports.metadata.embedding import rewrite_packet
 
@@ -29,38 +29,25 @@ _CAPTIONS: Final = f"{{{NAMESPACE}}}captions"
 _TEXT: Final = f"{{{NAMESPACE}}}text"
 _DESCRIBES: Final = f"{{{NAMESPACE}}}describes"
 _MARK: Final = "omnicap, machine-made caption"
+_NOTE_NAMES: Final = ("text", "type", "style", "lang", "generated", "model", "engine", "promptSha", "key")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CaptionNote:
-    """One caption of a picture and where it comes from, in the words of a record. `lang` is a BCP 47 tag."""
+def embed_captions(content: bytes, records: Sequence[Record]) -> bytes | None:
+    """The picture file `content` with a note of each record as XMP, all else in it as it was; earlier notes go.
 
-    text: str
-    type: str
-    style: str
-    lang: str
-    model: str
-    engine: str
-    prompt_sha: str
-    key: str
-
-
-def embed_captions(content: bytes, notes: Sequence[CaptionNote]) -> bytes | None:
-    """The picture file `content` with one or more notes as XMP, all else in it as it was; earlier notes are replaced.
-
-    The first note with a text, and the first in each further language, become the description, unless there is one
-    that omnicap didn't write. None where the file can't take the notes: a format without room for them, a packet too
-    long, something malformed or signed.
+    The first caption that isn't blank, and the first in each further language, become the description, unless there
+    is one that omnicap didn't write. None where the file can't take the notes: a format without room for them, a
+    packet too long, something malformed or signed.
     """
     try:
-        return rewrite_packet(content, lambda packet: merged_packet(packet, notes))
+        return rewrite_packet(content, lambda packet: merged_packet(packet, records))
     except NotEmbeddableError:
         return None
 
 
-def sidecar_packet(notes: Sequence[CaptionNote]) -> bytes:
-    """A whole .xmp file with the notes, for beside a picture that can't take them."""
-    return merged_packet(b"", notes)
+def sidecar_packet(records: Sequence[Record]) -> bytes:
+    """A whole .xmp file with a note of each record, for beside a picture that can't take them."""
+    return merged_packet(b"", records)
 
 
 # ---------------------------------------------------------------------------------------------- writing
@@ -74,48 +61,48 @@ def _escaped_xml(text: str) -> str:
     return _FORBIDDEN.sub("\ufffd", text).translate(_ESCAPES)
 
 
-def _new_packet(notes: Sequence[CaptionNote]) -> str:
+def _new_packet(records: Sequence[Record]) -> str:
     """No padding, and so read-only for programs that would edit it in place without knowing the file around it."""
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n<x:xmpmeta xmlns:x="adobe:ns:meta/">\n'
-        f' <rdf:RDF xmlns:rdf="{_RDF}">{_description_block(notes, about="", describe=True)}\n </rdf:RDF>\n'
+        f' <rdf:RDF xmlns:rdf="{_RDF}">{_description_block(records, about="", describe=True)}\n </rdf:RDF>\n'
         '</x:xmpmeta>\n<?xpacket end="r"?>'
     )
 
 
-def _description_block(notes: Sequence[CaptionNote], *, about: str, describe: bool) -> str:
-    """The notes as an rdf:Description that needs no namespace from outside; `about` is what others there have."""
+def _description_block(records: Sequence[Record], *, about: str, describe: bool) -> str:
+    """Their notes as an rdf:Description that needs no namespace from outside; `about` is what others there have."""
     namespaces = {"rdf": _RDF, "dc": _DC, "photoshop": _PHOTOSHOP, "omnicap": NAMESPACE}
     declared = "".join(f'\n    xmlns:{prefix}="{uri}"' for prefix, uri in namespaces.items())
     lines = [f'\n  <rdf:Description rdf:about="{_escaped_xml(about)}"{declared}>']
     if describe:
-        lines += _caption_elements([note for note in notes if note.text.strip()])
+        lines += _caption_elements([record for record in records if text_of(record, "caption").strip()])
     lines += ["<omnicap:captions>", " <rdf:Bag>"]
-    for note in notes:
-        lines += ['  <rdf:li rdf:parseType="Resource">', *_note_elements(note), "  </rdf:li>"]
+    for record in records:
+        lines += ['  <rdf:li rdf:parseType="Resource">', *_note_elements(record), "  </rdf:li>"]
     lines += [" </rdf:Bag>", "</omnicap:captions>"]
     return "\n   ".join(lines) + "\n  </rdf:Description>"
 
 
-def _caption_elements(notes: Sequence[CaptionNote]) -> Iterator[str]:
+def _caption_elements(records: Sequence[Record]) -> Iterator[str]:
     """What programs show as the caption, and who they say wrote it (IPTC: Description Writer)."""
-    if not notes:
+    if not records:
         return
-    texts = {"x-default": notes[0].text}
-    for note in notes:
-        if _LANGUAGE_TAG.fullmatch(note.lang):
-            texts.setdefault(note.lang, note.text)
+    texts = {"x-default": text_of(records[0], "caption")}
+    for record in records:
+        if _LANGUAGE_TAG.fullmatch(lang := text_of(record, "lang")):
+            texts.setdefault(lang, text_of(record, "caption"))
     yield from ("<dc:description>", " <rdf:Alt>")
     yield from (f'  <rdf:li xml:lang="{lang}">{_escaped_xml(text)}</rdf:li>' for lang, text in texts.items())
     yield from (" </rdf:Alt>", "</dc:description>")
-    yield f"<photoshop:CaptionWriter>{_MARK} by {_escaped_xml(notes[0].model)}</photoshop:CaptionWriter>"
+    yield f"<photoshop:CaptionWriter>{_MARK} by {_escaped_xml(text_of(records[0], 'model'))}</photoshop:CaptionWriter>"
     yield "<omnicap:describes>True</omnicap:describes>"  # else a description isn't ours, even if it says the same
 
 
-def _note_elements(note: CaptionNote) -> Iterator[str]:
-    values = {"text": note.text, "type": note.type, "style": note.style, "lang": note.lang, "generated": "True"}
-    values |= {"model": note.model, "engine": note.engine, "promptSha": note.prompt_sha, "key": note.key}
-    yield from (f"   <omnicap:{name}>{_escaped_xml(value)}</omnicap:{name}>" for name, value in values.items())
+def _note_elements(record: Record) -> Iterator[str]:
+    said = record | {"text": record.get("caption"), "generated": "True", "promptSha": record.get("prompt_sha")}
+    for name in _NOTE_NAMES:
+        yield f"   <omnicap:{name}>{_escaped_xml(text_of(said, name))}</omnicap:{name}>"
 
 
 # ---------------------------------------------------------------------------------------------- changing
@@ -128,11 +115,6 @@ _MARKUP: Final = re.compile(
     re.DOTALL,
 )
 _ATTRIBUTE: Final = re.compile(r"""(?<!\s)\s+([^\s=]+)\s*=\s*(?:"[^"]*"|'[^']*')""")
-
-
-class _ParsedPacket(NamedTuple):
-    text: str
-    root: Element
 
 
 class _ElementPlace(NamedTuple):
@@ -164,13 +146,13 @@ class _TextEdit(NamedTuple):
     text: str = ""
 
 
-def merged_packet(packet: bytes, notes: Sequence[CaptionNote]) -> bytes:
-    """The packet with the notes instead of earlier ones, and all that others wrote just as they spelled it.
+def merged_packet(packet: bytes, records: Sequence[Record]) -> bytes:
+    """The packet with a note of each record instead of earlier ones, and all that others wrote just as they spelled it.
 
     Raises NotEmbeddableError where the packet can't be read.
     """
     if not packet.strip(_EMPTY):
-        return _new_packet(notes).encode()
+        return _new_packet(records).encode()
     text, root = _parse_packet(packet)
     places = _element_places(text, root)
     holders = [element for element in root.iter() if element.tag == f"{{{_RDF}}}RDF"]
@@ -180,12 +162,12 @@ def merged_packet(packet: bytes, notes: Sequence[CaptionNote]) -> bytes:
     describe = _may_describe([item for items in nodes.values() for item in items])
     edits = [edit for node, items in nodes.items() for edit in _removals(text, places[node], items, describe)]
     about = next(filter(None, (node.get(f"{{{_RDF}}}about") or node.get("about") for node in nodes)), "")
-    edits.append(_insertion(text, places[holders[0]], _description_block(notes, about=about, describe=describe)))
+    edits.append(_insertion(text, places[holders[0]], _description_block(records, about=about, describe=describe)))
     return _edited_text(text, edits).encode()
 
 
-def _parse_packet(packet: bytes) -> _ParsedPacket:
-    """A document type, and with it any entity, is an error."""
+def _parse_packet(packet: bytes) -> tuple[str, Element]:
+    """Its text, and that as a tree. A document type, and with it any entity, is an error."""
     if len(packet) > MAX_PACKET_BYTES:
         raise NotEmbeddableError("the packet is too large")
     try:
@@ -195,7 +177,7 @@ def _parse_packet(packet: bytes) -> _ParsedPacket:
         raise NotEmbeddableError("the packet can't be read") from error
     if _OTHER_ENCODING.match(text):
         raise NotEmbeddableError("the packet says that it isn't UTF-8")
-    return _ParsedPacket(text, root)
+    return text, root
 
 
 def _element_places(text: str, root: Element) -> dict[Element, _ElementPlace]:
@@ -215,17 +197,13 @@ def _element_places(text: str, root: Element) -> dict[Element, _ElementPlace]:
 
 def _properties(text: str, node: Element, places: dict[Element, _ElementPlace]) -> Iterator[_Property]:
     start, inner, _, _ = places[node]
-    attributes = [match for match in _ATTRIBUTE.finditer(text, start, inner) if not _declares_namespace(match[1])]
+    attributes = [each for each in _ATTRIBUTE.finditer(text, start, inner) if each[1].partition(":")[0] != "xmlns"]
     for (name, value), match in zip(node.items(), attributes, strict=True):
         if not name.startswith((f"{{{_RDF}}}", f"{{{_XML}}}")):
             yield _Property(name, [value], *match.span())
     for element in node:
         place = places[element]
         yield _Property(element.tag, _property_texts(element), _without_space(text, place.start), place.end)
-
-
-def _declares_namespace(attribute: str) -> bool:
-    return attribute == "xmlns" or attribute.startswith("xmlns:")
 
 
 def _without_space(text: str, place: int) -> int:
@@ -259,14 +237,10 @@ def _texts_of_property(properties: Sequence[_Property], name: str) -> set[str]:
     return texts - {""}
 
 
-def _is_own_property(name: str) -> bool:
-    return name.startswith(f"{{{NAMESPACE}}}")
-
-
 def _removals(text: str, place: _ElementPlace, properties: Sequence[_Property], describe: bool) -> Iterable[_TextEdit]:
     """What has to go from one rdf:Description, or all of it if nothing would be left."""
     replaced = (_DESCRIPTION, _WRITER) if describe else ()
-    gone = [item for item in properties if _is_own_property(item.name) or item.name in replaced]
+    gone = [item for item in properties if item.name.startswith(f"{{{NAMESPACE}}}") or item.name in replaced]
     if gone and len(gone) == len(properties):
         return [_TextEdit(_without_space(text, place.start), place.end)]
     return [_TextEdit(item.start, item.end) for item in gone]

@@ -14,7 +14,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Final, Literal, NamedTuple, NoReturn, TypeVar
+from typing import Final, Literal, NoReturn, TypeVar
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 import requests
@@ -22,14 +22,13 @@ import urllib3
 
 from omnicap_cli import __version__
 from omnicap_cli.core.runs.records import Transfer
-from omnicap_cli.errors import AccessError, DownloadError, ItemError, NotFoundError
+from omnicap_cli.errors import AccessError, DownloadError, NotFoundError
 from omnicap_cli.media.remote.failures import TRY_AGAIN, error_layers, root_reason, without_secrets
 
 BACKOFF_SECONDS: Final = 0.5  # before the second attempt; twice as long before each one after that
 MAX_WAIT_SECONDS: Final = 60.0
 _MAX_REDIRECTS: Final = 10
 _PASSING: Final = frozenset((429, 500, 502, 503, 504))  # statuses that another attempt may not meet
-_PORTS: Final = {"http": 80, "https": 443}
 _LENGTH: Final = re.compile(r"[0-9]{1,18}")
 _SHORT_BYTES: Final = 65_536  # a body that is read to its end, so that its connection can be used again
 _BAD_PROXY: Final = (
@@ -42,13 +41,6 @@ _HEADERS: Final = {"User-Agent": f"omnicap/{__version__}", "Accept": "*/*", "Acc
 T = TypeVar("T")
 _thread = threading.local()
 _spread = random.Random()
-
-
-class Head(NamedTuple):
-    """What a server tells of a file without sending it. `fingerprint` is "url" where it tells nothing."""
-
-    fingerprint: str
-    num_bytes: int | None
 
 
 class PassingError(Exception):
@@ -91,10 +83,10 @@ class Attempts:
         return BACKOFF_SECONDS * 2.0 ** min(self._num_used, 20) * _spread.uniform(0.75, 1.25)
 
 
-def head(url: str, transfer: Transfer) -> Head:
-    """Size and state of a file. Where the server answers no such questions, the later GET decides.
+def head(url: str, transfer: Transfer) -> tuple[str, int | None]:
+    """A fingerprint and the size in bytes of a file that isn't sent; "url" and None where the server doesn't tell.
 
-    Raises DownloadError where it can't be reached or fails.
+    Then the later GET decides. Raises DownloadError where the server can't be reached or fails.
     """
     return Attempts(transfer).persist(lambda: _head(url, transfer))
 
@@ -147,15 +139,11 @@ def refuse(response: requests.Response) -> NoReturn:
     dismiss(response)
     if status in _PASSING:
         raise PassingError(said, retry_after=response.headers.get("Retry-After"))
-    raise _refusal(status, said)
-
-
-def _refusal(status: int, said: str) -> ItemError:
     if status in (404, 410):
-        return NotFoundError(said)
+        raise NotFoundError(said)
     if status in (401, 403):
-        return AccessError(f"{said}: a user name and a password can stand in ~/.netrc")
-    return DownloadError(said)
+        raise AccessError(f"{said}: a user name and a password can stand in ~/.netrc")
+    raise DownloadError(said)
 
 
 class _Session(requests.Session):
@@ -226,25 +214,20 @@ def _check_url(url: str) -> SplitResult:
 
 
 def _redirect_target(url: str, location: str) -> str:
-    """The URL that a redirect leads to. Credentials go along on the same server only."""
+    """The URL that a redirect leads to. Credentials go along on the same server only, or to its encrypted side."""
     try:
         target = urljoin(url, location)
         scheme = urlsplit(target).scheme
     except ValueError as error:
         raise DownloadError("redirected to what is not a valid URL") from error
-    if scheme not in _PORTS:
+    if scheme not in ("http", "https"):
         raise DownloadError(f"redirected to {without_secrets(target)}: only http and https are followed")
     here, there = _check_url(url), _check_url(target)
     user, at, _ = here.netloc.rpartition("@")
-    if "@" in there.netloc or not _is_same_server(here, there):
+    is_other = _session().should_strip_auth(url, target)  # type: ignore[no-untyped-call]
+    if "@" in there.netloc or is_other:
         return target
     return there._replace(netloc=f"{user}{at}{there.netloc}").geturl()
-
-
-def _is_same_server(here: SplitResult, there: SplitResult) -> bool:
-    """Whether `there` may be told what `here` was: the same, or its encrypted side."""
-    places = [(parts.scheme, parts.port or _PORTS[parts.scheme]) for parts in (here, there)]
-    return here.hostname == there.hostname and (places[0] == places[1] or places == [*_PORTS.items()])
 
 
 def _asked_seconds(trouble: PassingError) -> float | None:
@@ -261,15 +244,15 @@ def _host(url: str) -> str:
     return without_secrets(urlsplit(url).hostname or "")
 
 
-def _head(url: str, transfer: Transfer) -> Head:
+def _head(url: str, transfer: Transfer) -> tuple[str, int | None]:
     response = send("HEAD", url, transfer)
     status = response.status_code
     if status in _PASSING or status > http.HTTPStatus.NOT_IMPLEMENTED:
         refuse(response)
     dismiss(response)
     if status != http.HTTPStatus.OK:
-        return Head("url", None)
+        return "url", None
     num_bytes = declared_bytes(response)
     size = "" if num_bytes is None else num_bytes
     stamp = response.headers.get("ETag") or response.headers.get("Last-Modified")
-    return Head(f"url:{stamp}:{size}" if stamp else "url", None if encoding_of(response) else num_bytes)
+    return f"url:{stamp}:{size}" if stamp else "url", None if encoding_of(response) else num_bytes

@@ -12,7 +12,7 @@ import re
 import zlib
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import requests
@@ -128,11 +128,11 @@ class _ResumingBody(_PieceReader):
         is_part = response.status_code == http.HTTPStatus.PARTIAL_CONTENT
         if response.status_code // 100 != 2 or (is_part and not self.position):
             refuse(response)
-        extent = _extent_of(response) if is_part else _BodyExtent(0, declared_bytes(response))
-        if extent.begin > self.position or not self._is_same(response, extent.total):
+        begin, total = _extent_of(response) if is_part else (0, declared_bytes(response))
+        if begin > self.position or not self._is_same(response, total):
             response.close()
             raise DownloadError(_CHANGED)
-        self._response, self._offset = response, extent.begin
+        self._response, self._offset = response, begin
         return response
 
     def _resuming_headers(self) -> dict[str, str]:
@@ -200,17 +200,10 @@ class _DecompressedBody(_PieceReader):
                 return b""
 
 
-class _BodyExtent(NamedTuple):
-    """Where a body begins in its file, and how long that is, in bytes."""
-
-    begin: int
-    total: int | None
-
-
-def _extent_of(response: requests.Response) -> _BodyExtent:
-    """Of a 206 answer, by its Content-Range (RFC 9110, 14.4)."""
+def _extent_of(response: requests.Response) -> tuple[int, int | None]:
+    """Where the body of a 206 answer begins in its file, and how long that is (RFC 9110, 14.4)."""
     match = _RANGE.match(response.headers.get("Content-Range", ""))
     if match is None:
         response.close()
         raise DownloadError("asked for a part of the file, the server sent something else")
-    return _BodyExtent(int(match[1]), None if match[2] == "*" else int(match[2]))
+    return int(match[1]), (None if match[2] == "*" else int(match[2]))

@@ -44,13 +44,6 @@ class RemoteInfo(NamedTuple):
     num_bytes: int | None
 
 
-class _RemotePlace(NamedTuple):
-    """Where a URL leads: a file system of fsspec, and the path in it."""
-
-    system: Any
-    path: str
-
-
 def as_local_path(url: str) -> str | None:
     """The path that a file:// URL names, percent-decoded; None for any other."""
     match = _LOCAL.match(url)
@@ -70,16 +63,15 @@ def describe(url: str, transfer: Transfer) -> RemoteInfo:
     if _HTTP.match(url):
         from omnicap_cli.media.remote import http
 
-        head = http.head(url, transfer)
-        return RemoteInfo("file", head.fingerprint, head.num_bytes)
+        return RemoteInfo("file", *http.head(url, transfer))
     with _own_errors(url):
-        place = _find_place(url)
-        info = place.system.info(place.path)
+        system, path = _find_place(url)
+        info = system.info(path)
         if info["type"] == "directory":
             return RemoteInfo("folder", "url", None)
         if info["type"] == "other":  # as a FIFO, which would make us wait for ever
             raise AccessError("not a regular file")
-        stamp = next((info[name] for name in _STAMPS if info.get(name)), None) or place.system.ukey(place.path)
+        stamp = next((info[name] for name in _STAMPS if info.get(name)), None) or system.ukey(path)
         return RemoteInfo("file", f"url:{stamp}:{info.get('size')}", info.get("size"))
 
 
@@ -117,15 +109,13 @@ def list_folder(url: str) -> Iterator[tuple[str, bool]]:
     """The URLs in a folder in the order of their names, each with whether it is a folder. Raises an ItemError."""
     _refuse_http(url)
     with _own_errors(url):
-        place = _find_place(url)
-        found = place.system.ls(place.path, detail=True)
+        system, path = _find_place(url)
+        found = system.ls(path, detail=True)
         entries = sorted((entry["name"].rstrip("/"), entry["type"] == "directory") for entry in found)
     del found
-    with _forgetting_listing(
-        lambda: place.system.dircache.pop(place.path, None)
-    ):  # not of the folders above, still in use
+    with _forgetting_listing(lambda: system.dircache.pop(path, None)):  # not of the folders above, still in use
         for name, is_folder in entries:
-            if name != place.path.rstrip("/"):  # buckets keep the folder itself as an empty object
+            if name != path.rstrip("/"):  # buckets keep the folder itself as an empty object
                 yield _child(url, name.rpartition("/")[2]), is_folder
 
 
@@ -133,11 +123,11 @@ def glob(url: str) -> Iterator[str]:
     """The URLs that match a pattern, sorted. Raises an ItemError."""
     _refuse_http(url)
     with _own_errors(url):
-        place = _find_place(url)
-        names = sorted(place.system.glob(place.path))
-    with _forgetting_listing(place.system.invalidate_cache):
+        system, path = _find_place(url)
+        names = sorted(system.glob(path))
+    with _forgetting_listing(system.invalidate_cache):
         for name in names:
-            yield _match(url, place.path, name)
+            yield _match(url, path, name)
 
 
 class _GuardedFile(io.RawIOBase):
@@ -174,28 +164,30 @@ def _open_url(url: str, transfer: Transfer, max_bytes: int | None) -> io.Buffere
     if as_local_path(url) is not None:
         describe(url, transfer)  # which refuses what is no file
     with _own_errors(url):
-        place = _find_place(url)
-        found = place.system.open(place.path, "rb")
-        file, size = _GuardedFile(found, url, place.system), getattr(found, "size", None)
+        system, path = _find_place(url)
+        found = system.open(path, "rb")
+        file, size = _GuardedFile(found, url, system), getattr(found, "size", None)
         if max_bytes is not None and isinstance(size, int) and size > max_bytes:
             file.close()
             raise too_large_error(size, max_bytes)
         return io.BufferedReader(file, _PIECE_BYTES)
 
 
-def _find_place(url: str) -> _RemotePlace:
+def _find_place(url: str) -> tuple[Any, str]:
+    """A file system of fsspec, and the path in it."""
     import fsspec
 
     path = as_local_path(url)
     if path is not None:
-        return _RemotePlace(fsspec.filesystem("file"), path)
+        return fsspec.filesystem("file"), path
     if url.lower().startswith(("file://", "local://")):
         raise UnsupportedError("not a file of this machine; a file:// URL names the whole path: file:///folder/file")
     known = {*fsspec.available_protocols(), *fsspec.registry}
     unknown = [protocol for protocol in _PROTOCOL.findall(url) if protocol not in known]
     if unknown:
         raise UnsupportedError(f"{unknown[0]}:// is no protocol that is read here")
-    return _RemotePlace(*fsspec.core.url_to_fs(url))
+    system, path = fsspec.core.url_to_fs(url)
+    return system, path
 
 
 @contextlib.contextmanager
