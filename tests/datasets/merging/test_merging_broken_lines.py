@@ -137,7 +137,7 @@ def test_check_lines_says_what_is_left_of_lines():
     given = [b"\n", record_lines(1), b"x\n", BOM + record_lines(2), BOM + b"x\n", b" "]
     heard: list[tuple[int, str]] = []
     checked = check_lines(given, lambda place, reason: heard.append((place, reason)))
-    assert checked.kept(given) == [record_lines(1), record_lines(2)]
+    assert checked.dropped == [(0, 1), (2, 2), (3, 3), (4, 5), (5, 1)]
     assert checked.lengths == [115, 115]
     assert heard == [(2, "not_json"), (4, "not_json")]
 
