@@ -167,7 +167,7 @@ class _PictureFiles:
     def __init__(self, job: ExportJob) -> None:
         target = job.config.target
         # relative paths count from where the run was, and so can this one only if that is here
-        is_here = target is not None and Path(job.folders[0]).resolve() == Path().resolve()
+        is_here = target is not None and Path(job.pictures.folders[0]).resolve() == Path().resolve()
         self._folder = f"{target if is_here else target.absolute()}.images" if target else None
         self.why_none = NO_PICTURE if target else "no place for its picture"
         self._picture_of = job.picture_of
