@@ -27,6 +27,7 @@ from omnicap_cli.media.remote.failures import TRY_AGAIN, error_layers, root_reas
 
 BACKOFF_SECONDS: Final = 0.5  # before the second attempt; twice as long before each one after that
 MAX_WAIT_SECONDS: Final = 60.0
+BROKEN_BODY: Final = (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError)
 _MAX_REDIRECTS: Final = 10
 _PASSING: Final = frozenset((429, 500, 502, 503, 504))  # statuses that another attempt may not meet
 _LENGTH: Final = re.compile(r"[0-9]{1,18}")
@@ -115,7 +116,7 @@ def dismiss(response: requests.Response) -> None:
     """Close a response; if little of it is left, its connection stays open for the next request."""
     length = declared_bytes(response)
     if response.request.method == "HEAD" or (length is not None and length <= _SHORT_BYTES):
-        with contextlib.suppress(urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError):
+        with contextlib.suppress(*BROKEN_BODY):
             response.raw.read(_SHORT_BYTES, decode_content=False)
     response.close()
 

@@ -10,6 +10,7 @@ import contextlib
 import io
 import os
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -99,8 +100,7 @@ def seekable_copy(url: str, transfer: Transfer) -> BinaryIO:
     """A file of any size, copied to where it can be read in any order; it is gone when it is closed."""
     copy = tempfile.TemporaryFile()  # noqa: SIM115  whoever asks for it closes it
     with open_stream(url, transfer) as file:
-        while piece := file.read(_PIECE_BYTES):
-            copy.write(piece)
+        shutil.copyfileobj(file, copy, _PIECE_BYTES)
     copy.seek(0)
     return copy
 
