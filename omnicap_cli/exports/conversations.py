@@ -124,12 +124,14 @@ class _ConversationWriter:
         """The conversation of a record, if it can be trained on."""
         record = entry.record
         reason = self._reason_unfit(entry)
-        question = None if reason else self._question_of(record)
+        prompt = self._prompts.get(_prompt_name(record))
+        users_own = text_of(record, "prompt")  # which the record holds; else the question is the catalogue's
+        question = None if reason else users_own or (prompt.user if prompt else None)
         image = None if reason else self._pictures.path_of(record)
         if question is None or image is None:
             self._left_out[reason or ("prompt not known" if question is None else self._pictures.why_none)] += 1
             return None
-        self.num_reworded += self._is_reworded(record)
+        self.num_reworded += not users_own and prompt is not None and prompt.sha != text_of(record, "prompt_sha")
         task = task_type(*(text_of(record, name) for name in ("type", "style", "lang")))
         return {
             "id": self._asked.id_of(record),
@@ -150,15 +152,6 @@ class _ConversationWriter:
         if not caption.strip():
             return "empty"
         return _CUT.get(text_of(record, "finish_reason"))
-
-    def _question_of(self, record: Record) -> str | None:
-        """The user's own, which the record holds, or that of the catalogue."""
-        prompt = self._prompts.get(_prompt_name(record))
-        return text_of(record, "prompt") or (prompt.user if prompt else None)
-
-    def _is_reworded(self, record: Record) -> bool:
-        prompt = self._prompts.get(_prompt_name(record))
-        return not text_of(record, "prompt") and prompt is not None and prompt.sha != text_of(record, "prompt_sha")
 
 
 class _PictureFiles:

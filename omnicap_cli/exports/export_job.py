@@ -155,16 +155,7 @@ def export_journal(config: ExportConfig, *, show: Callable[[bytes], object]) -> 
         )
         job = ExportJob(config=config, reader=reader, show=show, pictures=pictures)
         FORMATS[config.form].load_writer()(job)
-        job.outcome.warnings += _conflict_warning(job.outcome)
-        if reader.num_broken_lines:
-            job.outcome.warnings.append(f"{reader.num_broken_lines:,} broken lines of {journal} were passed over")
-        if not reader.num_records:
-            job.outcome.warnings.append(f"{journal} holds no records")
-        job.outcome.warnings += _unfinished_warning(journal, meta)
-        if lost := job.outcome.left_out[NO_PICTURE]:
-            job.outcome.warnings.append(f"{lost:,} pictures were not found{_LOSS_HINT}")
-            if job.outcome.first_loss:
-                job.outcome.warnings.append(f"the first of them: {job.outcome.first_loss}")
+        job.outcome.warnings += _closing_warnings(job, meta)
         return job.outcome
 
 
@@ -175,19 +166,24 @@ def _picture_folders(config: ExportConfig, meta: RunMeta | None) -> tuple[str, .
     return (meta.folder, "") if meta and meta.folder else ("",)
 
 
-def _conflict_warning(outcome: ExportOutcome) -> Iterator[str]:
+def _closing_warnings(job: ExportJob, meta: RunMeta | None) -> Iterator[str]:
+    """What is told of any form once it is written."""
+    outcome, journal = job.outcome, job.reader.path
     if outcome.num_conflicts:
-        named = ", ".join(outcome.first_conflicts) + (
-            ", …" if outcome.num_conflicts > len(outcome.first_conflicts) else ""
-        )
+        more = [] if outcome.num_conflicts == len(outcome.first_conflicts) else ["…"]
         what = f"{outcome.num_conflicts:,} files were there with another content, and were left alone"
-        yield f"{what}: {named} (--overwrite replaces them)"
-
-
-def _unfinished_warning(journal: Path, meta: RunMeta | None) -> Iterator[str]:
+        yield f"{what}: {', '.join([*outcome.first_conflicts, *more])} (--overwrite replaces them)"
+    if job.reader.num_broken_lines:
+        yield f"{job.reader.num_broken_lines:,} broken lines of {journal} were passed over"
+    if not job.reader.num_records:
+        yield f"{journal} holds no records"
     if meta and meta.state_now != "finished":
         left = f", {meta.num_left:,} requests are left" if meta.num_left else ""
         yield f"the run of {journal} is not finished ({meta.state_now}{left}); this is what there is"
+    if lost := outcome.left_out[NO_PICTURE]:
+        yield f"{lost:,} pictures were not found{_LOSS_HINT}"
+    if outcome.first_loss:
+        yield f"the first of them: {outcome.first_loss}"
 
 
 class _ShownOutput(io.RawIOBase):

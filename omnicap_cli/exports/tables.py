@@ -202,8 +202,6 @@ def _number_or_none(value: Any, kind: ColumnKind) -> Any:
 
 def json_text(value: Any) -> str:
     """Any value of a record as JSON."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
     try:
         return orjson.dumps(value).decode()
     except orjson.JSONEncodeError:  # nested deeper than orjson writes, though it reads it
