@@ -75,13 +75,11 @@ class Attempts:
         if self._num_used >= self._num_allowed:
             times = f" (in {self._num_used + 1} attempts)" if self._num_used else ""
             raise DownloadError(f"{trouble}{times}; {TRY_AGAIN}") from trouble
-        asked = _asked_seconds(trouble)
-        time.sleep(min(self._backoff_seconds() if asked is None else asked, MAX_WAIT_SECONDS))
+        seconds = _asked_seconds(trouble)
+        if seconds is None:  # spread, so that threads which met the same trouble don't come back all at once
+            seconds = BACKOFF_SECONDS * 2.0 ** min(self._num_used, 20) * _spread.uniform(0.75, 1.25)
+        time.sleep(min(seconds, MAX_WAIT_SECONDS))
         self._num_used += 1
-
-    def _backoff_seconds(self) -> float:
-        """Spread, so that threads which met the same trouble don't come back all at once."""
-        return BACKOFF_SECONDS * 2.0 ** min(self._num_used, 20) * _spread.uniform(0.75, 1.25)
 
 
 def head(url: str, transfer: Transfer) -> tuple[str, int | None]:
