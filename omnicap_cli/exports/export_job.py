@@ -154,7 +154,7 @@ def export_journal(config: ExportConfig, *, show: Callable[[bytes], object]) -> 
             transfer=config.transfer,
         )
         job = ExportJob(config=config, reader=reader, show=show, pictures=pictures)
-        FORMATS[config.form].load_writer()(job)
+        FORMATS[config.form].write(job)
         job.outcome.warnings += _closing_warnings(job, meta)
         return job.outcome
 
