@@ -40,7 +40,6 @@ _BAD_PROXY: Final = (
 _BAD_PROXY_TEXT: Final = "the proxy that the environment names (http_proxy, https_proxy) can't be used"
 _HEADERS: Final = {"User-Agent": f"omnicap/{__version__}", "Accept": "*/*", "Accept-Encoding": "identity"}
 T = TypeVar("T")
-_thread = threading.local()
 _spread = random.Random()
 
 
@@ -97,7 +96,7 @@ def send(
 
     Raises Trouble where it is worth another attempt, or DownloadError.
     """
-    session = _session()
+    session = _thread.session
     session.cookies.clear()  # they live for one chain, so that no item depends on those before it
     _check_url(url)
     for _ in range(_MAX_REDIRECTS + 1):
@@ -165,12 +164,14 @@ class _Session(requests.Session):
             raise DownloadError("redirected to an address that is not UTF-8") from error
 
 
-def _session() -> _Session:
+class _Thread(threading.local):
     """A session is for one thread."""
-    if not hasattr(_thread, "session"):
-        _thread.session = _Session()
-    session: _Session = _thread.session
-    return session
+
+    def __init__(self) -> None:
+        self.session = _Session()
+
+
+_thread = _Thread()
 
 
 def _request_once(
@@ -223,7 +224,7 @@ def _redirect_target(url: str, location: str) -> str:
         raise DownloadError(f"redirected to {without_secrets(target)}: only http and https are followed")
     here, there = _check_url(url), _check_url(target)
     user, at, _ = here.netloc.rpartition("@")
-    is_other = _session().should_strip_auth(url, target)  # type: ignore[no-untyped-call]
+    is_other = _thread.session.should_strip_auth(url, target)  # type: ignore[no-untyped-call]
     if "@" in there.netloc or is_other:
         return target
     return there._replace(netloc=f"{user}{at}{there.netloc}").geturl()
