@@ -72,16 +72,13 @@ def decode_page(source: str | BinaryIO, page: int, *, dpi: int, max_decode_pixel
 
 @contextlib.contextmanager
 def _open_document(source: str | BinaryIO) -> Iterator[pypdfium2.PdfDocument]:
-    if isinstance(source, str):
-        with open_file(source) as file, _open_document(file) as document:
-            yield document
-        return
-    try:
-        is_in_memory = isinstance(source, io.BytesIO)
-        with _lock, _parse_document(source) if is_in_memory else _last_document.open(source) as document:
-            yield document
-    except OSError as error:
-        raise unreadable_error(error) from error
+    with open_file(source) if isinstance(source, str) else contextlib.nullcontext(source) as file:
+        is_in_memory = isinstance(file, io.BytesIO)
+        try:
+            with _lock, _parse_document(file) if is_in_memory else _last_document.open(file) as document:
+                yield document
+        except OSError as error:
+            raise unreadable_error(error) from error
 
 
 class _LastDocument:
