@@ -262,12 +262,11 @@ def _containers_hint(folder: str) -> str:
     """How to name the manifests and archives of a folder, which are only looked into if they are named."""
     try:
         listing = _list_folder(folder, lambda name: name.lower().endswith(_CONTAINERS))
-        name = next((path for path, is_folder in listing if not is_folder), None)
-    except ItemError:
-        name = None
-    if name is None:  # there are none, or nobody says
+        name = without_query(next((path for path, is_folder in listing if not is_folder), ""))
+    except ItemError:  # nobody says
+        name = ""
+    if not name:
         return ""
-    name = without_query(name)
     suffix = name[-len(next(each for each in _CONTAINERS if name.lower().endswith(each))) :]
     before, link, after = split_chain(folder) if is_url(folder) else UrlChain("", folder, "")
     pattern = f"{before}{glob.escape(link)}{'' if link.endswith('/') else '/'}*{suffix}{after}"
