@@ -124,12 +124,14 @@ class _ConversationWriter:
         """The conversation of a record, if it can be trained on."""
         record = entry.record
         reason = self._reason_unfit(entry)
-        question = None if reason else self._question_of(record)
+        prompt = self._prompts.get(_prompt_name(record))
+        users_own = text_of(record, "prompt")  # which the record holds; else the question is the catalogue's
+        question = None if reason else users_own or (prompt.user if prompt else None)
         image = None if reason else self._pictures.path_of(record)
         if question is None or image is None:
             self._left_out[reason or ("prompt not known" if question is None else self._pictures.why_none)] += 1
             return None
-        self.num_reworded += self._is_reworded(record)
+        self.num_reworded += not users_own and prompt is not None and prompt.sha != text_of(record, "prompt_sha")
         task = task_type(*(text_of(record, name) for name in ("type", "style", "lang")))
         return {
             "id": self._asked.id_of(record),
@@ -151,15 +153,6 @@ class _ConversationWriter:
             return "empty"
         return _CUT.get(text_of(record, "finish_reason"))
 
-    def _question_of(self, record: Record) -> str | None:
-        """The user's own, which the record holds, or that of the catalogue."""
-        prompt = self._prompts.get(_prompt_name(record))
-        return text_of(record, "prompt") or (prompt.user if prompt else None)
-
-    def _is_reworded(self, record: Record) -> bool:
-        prompt = self._prompts.get(_prompt_name(record))
-        return not text_of(record, "prompt") and prompt is not None and prompt.sha != text_of(record, "prompt_sha")
-
 
 class _PictureFiles:
     """Finds the file of a record's picture, and writes one where there is none."""
@@ -167,7 +160,7 @@ class _PictureFiles:
     def __init__(self, job: ExportJob) -> None:
         target = job.config.target
         # relative paths count from where the run was, and so can this one only if that is here
-        is_here = target is not None and Path(job.folders[0]).resolve() == Path().resolve()
+        is_here = target is not None and Path(job.pictures.folders[0]).resolve() == Path().resolve()
         self._folder = f"{target if is_here else target.absolute()}.images" if target else None
         self.why_none = NO_PICTURE if target else "no place for its picture"
         self._picture_of = job.picture_of

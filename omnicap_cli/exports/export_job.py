@@ -7,13 +7,14 @@ what the user is told afterwards. It knows no form; `formats` finds them.
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Final, Protocol
+from typing import IO, TYPE_CHECKING, Final
 
 from omnicap_cli.core.files.atomic import remove_leftovers, writing
 from omnicap_cli.core.runs.journal_reading import JournalEntry, JournalReader, Record, text_of
@@ -24,17 +25,13 @@ from omnicap_cli.exports.formats import FORMATS
 from omnicap_cli.exports.paths import PutResult
 from omnicap_cli.media.record_pictures import PictureFile, RecordPictures
 
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
 NO_PICTURE: Final = "no picture"  # a reason to leave a record out: it isn't found any more
 _LOSS_HINT: Final = "; --image-root tells where their paths begin, --image-key which column of parquet holds them"
 _NUM_NAMED_CONFLICTS: Final = 3
 _CHUNK_BYTES: Final = 1 << 16
-
-
-class Stream(Protocol):
-    """Where the bytes of an export go."""
-
-    def write(self, content: bytes, /) -> object:
-        """Take all of it, or raise."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -93,11 +90,6 @@ class ExportJob:
     pictures: RecordPictures
     outcome: ExportOutcome = field(default_factory=ExportOutcome)
 
-    @property
-    def folders(self) -> tuple[str, ...]:
-        """Where relative paths of pictures may begin."""
-        return self.pictures.folders
-
     def picture_of(self, record: Record) -> PictureFile | None:
         """The picture of a record as a file; None where it can't be had."""
         try:
@@ -130,19 +122,14 @@ class ExportJob:
             if captioned:
                 yield captioned
 
-    @contextlib.contextmanager
-    def open_output(self) -> Iterator[Stream]:
+    def open_output(self) -> contextlib.AbstractContextManager[IO[bytes]]:
         """Where the bytes go: stdout, or a file that takes the place of the old one once all of it is on the disk.
 
         Raises JournalWriteError where the disk doesn't take it; then the old file is what it was.
         """
         if self.config.target is None:
-            chunks = _ChunkedStream(self.show)
-            yield chunks
-            chunks.flush()
-        else:
-            with self.open_output_file(self.config.target) as file:
-                yield file
+            return io.BufferedWriter(_ShownOutput(self.show), _CHUNK_BYTES)
+        return self.open_output_file(self.config.target)
 
     @contextlib.contextmanager
     def open_output_file(self, target: Path) -> Iterator[IO[bytes]]:
@@ -167,17 +154,8 @@ def export_journal(config: ExportConfig, *, show: Callable[[bytes], object]) -> 
             transfer=config.transfer,
         )
         job = ExportJob(config=config, reader=reader, show=show, pictures=pictures)
-        FORMATS[config.form].load_writer()(job)
-        job.outcome.warnings += _conflict_warning(job.outcome)
-        if reader.num_broken_lines:
-            job.outcome.warnings.append(f"{reader.num_broken_lines:,} broken lines of {journal} were passed over")
-        if not reader.num_records:
-            job.outcome.warnings.append(f"{journal} holds no records")
-        job.outcome.warnings += _unfinished_warning(journal, meta)
-        if lost := job.outcome.left_out[NO_PICTURE]:
-            job.outcome.warnings.append(f"{lost:,} pictures were not found{_LOSS_HINT}")
-            if job.outcome.first_loss:
-                job.outcome.warnings.append(f"the first of them: {job.outcome.first_loss}")
+        FORMATS[config.form].write(job)
+        job.outcome.warnings += _closing_warnings(job, meta)
         return job.outcome
 
 
@@ -188,37 +166,40 @@ def _picture_folders(config: ExportConfig, meta: RunMeta | None) -> tuple[str, .
     return (meta.folder, "") if meta and meta.folder else ("",)
 
 
-def _conflict_warning(outcome: ExportOutcome) -> Iterator[str]:
+def _closing_warnings(job: ExportJob, meta: RunMeta | None) -> Iterator[str]:
+    """What is told of any form once it is written."""
+    outcome, journal = job.outcome, job.reader.path
     if outcome.num_conflicts:
-        named = ", ".join(outcome.first_conflicts) + (
-            ", …" if outcome.num_conflicts > len(outcome.first_conflicts) else ""
-        )
+        more = [] if outcome.num_conflicts == len(outcome.first_conflicts) else ["…"]
         what = f"{outcome.num_conflicts:,} files were there with another content, and were left alone"
-        yield f"{what}: {named} (--overwrite replaces them)"
-
-
-def _unfinished_warning(journal: Path, meta: RunMeta | None) -> Iterator[str]:
+        yield f"{what}: {', '.join([*outcome.first_conflicts, *more])} (--overwrite replaces them)"
+    if job.reader.num_broken_lines:
+        yield f"{job.reader.num_broken_lines:,} broken lines of {journal} were passed over"
+    if not job.reader.num_records:
+        yield f"{journal} holds no records"
     if meta and meta.state_now != "finished":
         left = f", {meta.num_left:,} requests are left" if meta.num_left else ""
         yield f"the run of {journal} is not finished ({meta.state_now}{left}); this is what there is"
+    if lost := outcome.left_out[NO_PICTURE]:
+        yield f"{lost:,} pictures were not found{_LOSS_HINT}"
+    if outcome.first_loss:
+        yield f"the first of them: {outcome.first_loss}"
 
 
-class _ChunkedStream:
-    """Gathers small writes into larger ones."""
+class _ShownOutput(io.RawIOBase):
+    """What a BufferedWriter writes to, so that `show` gets large chunks."""
 
-    def __init__(self, write: Callable[[bytes], object]) -> None:
-        self._write = write
-        self._waiting = bytearray()
+    def __init__(self, show: Callable[[bytes], object]) -> None:
+        super().__init__()
+        self._show = show
 
-    def write(self, content: bytes, /) -> None:
-        self._waiting += content
-        if len(self._waiting) >= _CHUNK_BYTES:
-            self.flush()
+    def writable(self) -> bool:
+        return True
 
-    def flush(self) -> None:
-        if self._waiting:
-            self._write(bytes(self._waiting))
-            self._waiting.clear()
+    def write(self, content: ReadableBuffer, /) -> int:
+        whole = bytes(content)
+        self._show(whole)
+        return len(whole)
 
 
 def _check_is_no_source(config: ExportConfig, journal: Path) -> None:

@@ -6,9 +6,8 @@ write such a function and name it in FORMATS.
 
 from __future__ import annotations
 
-import importlib
 import os
-from collections.abc import Callable
+import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -20,36 +19,30 @@ STDOUT: Final = "-"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportFormat:
-    """How a form is found: `function` of `module`, in this package, takes an ExportJob.
+    """How a form is found: `writer`, a module of this package and a function in it, takes an ExportJob.
 
     `target`: a stream goes into a file or to stdout, a file can't go to stdout, a folder gets many files.
     """
 
-    module: str
-    function: str
+    writer: str
     suffixes: tuple[str, ...] = ()
     target: Literal["stream", "file", "folder"]
 
-    def load_writer(self) -> Callable[[Any], object]:
-        """The function, its module imported only now."""
-        writer: Callable[[Any], object] = getattr(
-            importlib.import_module(f"{__package__}.{self.module}"), self.function
-        )
-        return writer
+    def write(self, job: Any) -> None:
+        """Write an ExportJob in this form, whose module is imported only now."""
+        pkgutil.resolve_name(f"{__package__}.{self.writer}")(job)
 
 
 FORMATS: Final[dict[str, ExportFormat]] = {
-    "jsonl": ExportFormat(module="tables", function="write_jsonl", suffixes=(".jsonl", ".ndjson"), target="stream"),
-    "csv": ExportFormat(module="tables", function="write_csv", suffixes=(".csv",), target="stream"),
-    "tsv": ExportFormat(module="tables", function="write_tsv", suffixes=(".tsv",), target="stream"),
-    "parquet": ExportFormat(module="tables", function="write_parquet", suffixes=(".parquet",), target="file"),
-    "txt": ExportFormat(module="text_files", function="write_text_files", target="folder"),
-    "conversations": ExportFormat(
-        module="conversations", function="write_conversations", suffixes=(".json",), target="stream"
-    ),
-    "webdataset": ExportFormat(module="webdataset", function="write_webdataset", suffixes=(".tar",), target="file"),
-    "html": ExportFormat(module="gallery.gallery", function="write_gallery", suffixes=(".html", ".htm"), target="file"),
-    "xmp": ExportFormat(module="metadata.copies", function="write_copies", target="folder"),
+    "jsonl": ExportFormat(writer="tables:write_jsonl", suffixes=(".jsonl", ".ndjson"), target="stream"),
+    "csv": ExportFormat(writer="tables:write_separated", suffixes=(".csv",), target="stream"),
+    "tsv": ExportFormat(writer="tables:write_separated", suffixes=(".tsv",), target="stream"),
+    "parquet": ExportFormat(writer="tables:write_parquet", suffixes=(".parquet",), target="file"),
+    "txt": ExportFormat(writer="text_files:write_text_files", target="folder"),
+    "conversations": ExportFormat(writer="conversations:write_conversations", suffixes=(".json",), target="stream"),
+    "webdataset": ExportFormat(writer="webdataset:write_webdataset", suffixes=(".tar",), target="file"),
+    "html": ExportFormat(writer="gallery.gallery:write_gallery", suffixes=(".html", ".htm"), target="file"),
+    "xmp": ExportFormat(writer="metadata.copies:write_copies", target="folder"),
 }
 
 

@@ -105,10 +105,7 @@ class UniqueNames:
         number = _picture_number(name)
         for index, wish in ((self._stems, name.stem), (self._fulls, name.full)):
             key = _folded_path(name, wish)
-            if index.get(key) not in (None, number):
-                index.set(key, _SEVERAL)
-            else:
-                index.set(key, number)
+            index.set(key, number if index.get(key) in (None, number) else _SEVERAL)
 
     def of(self, name: FileNames) -> str:
         """The stem if it is the picture's alone, else the full name, else that with a digest."""

@@ -86,15 +86,7 @@ RECORD_COLUMNS: Final = (
     *_columns_of_kind("key"),
 )
 REPEATED_COLUMNS: Final = [
-    "type",
-    "style",
-    "lang",
-    "status",
-    "error_kind",
-    "finish_reason",
-    "model",
-    "revision",
-    "engine",
+    *("type", "style", "lang", "status", "error_kind", "finish_reason", "model", "revision", "engine"),
 ]
 _ALWAYS: Final = [
     *dict.fromkeys(each.path[0] for each in RECORD_COLUMNS if each.path[0] not in ("page", "error")),

@@ -45,7 +45,7 @@ class _TextFileWriter:
         self.models: dict[str, None] = {}
         self._outcome, self._files = job.outcome, SmallFiles(overwrite=job.config.overwrite)
         self._target = job.config.target
-        self._folders = job.folders
+        self._folders = job.pictures.folders
         self._names, self._newest = UniqueNames(), NewestRecords()
         self._asked: set[tuple[str, str, str]] = set()
 

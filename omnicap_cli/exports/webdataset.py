@@ -11,10 +11,9 @@ import itertools
 import os
 import re
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Final, NamedTuple
+from typing import Final
 
 import orjson  # each sample has its record
 
@@ -32,11 +31,6 @@ _DIGITS: Final = 6
 _KEY_DIGITS: Final = 9
 
 
-class _SampleFile(NamedTuple):
-    suffix: str
-    content: bytes
-
-
 def write_webdataset(job: ExportJob) -> None:
     """See `ExportJob`: one archive at the target, or numbered ones beside it where one would be too large."""
     target = job.config.target
@@ -44,7 +38,8 @@ def write_webdataset(job: ExportJob) -> None:
     job.outcome.unit = "samples"
     with write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _ShardFiles(job, target) as shards:
+        shards = _ShardFiles(job, target)
+        with shards.replacing_earlier():
             for sample in _picture_samples(job):
                 shards.add(f"{job.outcome.num_written:0{_KEY_DIGITS}}", sample)
                 job.outcome.num_written += 1
@@ -52,31 +47,28 @@ def write_webdataset(job: ExportJob) -> None:
         job.outcome.warnings.append(f"removed {shards.num_removed} archives of an earlier export")
 
 
-def _picture_samples(job: ExportJob) -> Iterator[list[_SampleFile]]:
-    """The files of each picture with a caption; pictures that are gone are counted."""
+def _picture_samples(job: ExportJob) -> Iterator[dict[str, bytes]]:
+    """The files of each picture with a caption, by their suffixes; pictures that are gone are counted."""
     for records in job.captions_by_picture():
         picture = job.picture_of(records[0])
         if picture is None:
             job.outcome.left_out[NO_PICTURE] += len(records)
         else:
-            yield [_SampleFile(picture.suffix, picture.content), *_caption_files(records)]
+            yield {picture.suffix: picture.content, **_caption_files(records)}
 
 
-def _caption_files(records: list[Record]) -> Iterator[_SampleFile]:
+def _caption_files(records: list[Record]) -> dict[str, bytes]:
     """The JSON and text of a picture's first caption; the others stand in `captions`, and have texts of their own."""
     first, *others = records
-    yield _SampleFile(".json", json_text({**first, "captions": records} if others else first).encode())
-    yield _SampleFile(".txt", text_of(first, "caption").encode())
+    files = {".json": json_text({**first, "captions": records} if others else first).encode()}
+    files[".txt"] = text_of(first, "caption").encode()
     words = [name for name in ("type", "lang") if len({text_of(each, name) for each in records}) > 1]
-    taken: set[str] = set()
     for record in others:
         names = [text_of(record, name) for name in ("type", "style", "lang") if name == "style" or name in words]
-        suffix = "".join("." + _UNSAFE.sub("_", name) for name in names)
-        number = next(number for number in itertools.count(1) if f"{suffix}.{number}" not in taken)
-        taken.add(f"{suffix}.{number}")
-        yield _SampleFile(
-            f"{suffix}.txt" if number == 1 else f"{suffix}.{number}.txt", text_of(record, "caption").encode()
-        )
+        stem = "".join("." + _UNSAFE.sub("_", name) for name in names)
+        suffixes = itertools.chain([f"{stem}.txt"], (f"{stem}.{number}.txt" for number in itertools.count(2)))
+        files[next(suffix for suffix in suffixes if suffix not in files)] = text_of(record, "caption").encode()
+    return files
 
 
 def _is_own_archive(path: Path) -> bool:
@@ -100,38 +92,37 @@ class _ShardFiles:
         self._partials: list[Path] = []
         self._archive: tarfile.TarFile | None = None
 
-    def __enter__(self) -> _ShardFiles:
+    @contextlib.contextmanager
+    def replacing_earlier(self) -> Iterator[None]:
+        """The block adds samples; if it ends well, the archives get their names, else nothing is left of them."""
         self._check_free(self._numbered(0))
         for name in os.listdir(self._target.parent):
             match = _PARTIAL.fullmatch(name)
             if match and self._is_numbered(match[1]):  # left by an export that was killed
                 remove_leftovers(self._target.with_name(match[1]))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
         try:
-            if kind is None and self._archive is None:  # nothing to write is an archive of nothing
+            yield
+            if self._archive is None:  # nothing to write is an archive of nothing
                 self._begin_archive()
             self._finish_archive()
-            if kind is None:
-                self._give_names()
+            self._give_names()
         finally:
             for partial in self._partials:
                 with contextlib.suppress(OSError):
                     partial.unlink(missing_ok=True)
+            if self._archive is not None:
+                self._archive.close()
 
-    def add(self, key: str, files: Iterable[_SampleFile]) -> None:
+    def add(self, key: str, files: Mapping[str, bytes]) -> None:
         """One sample, whole in one archive."""
         if self._archive is None or self._archive.offset >= self._shard_bytes:
             self._finish_archive()
             self._begin_archive()
         assert self._archive is not None
-        for file in files:
-            info = tarfile.TarInfo(key + file.suffix)
-            info.size = len(file.content)
-            self._archive.addfile(info, io.BytesIO(file.content))
+        for suffix, content in files.items():
+            info = tarfile.TarInfo(key + suffix)
+            info.size = len(content)
+            self._archive.addfile(info, io.BytesIO(content))
         self._archive.members = []  # type: ignore[attr-defined]  # it would grow with every member
 
     def _begin_archive(self) -> None:

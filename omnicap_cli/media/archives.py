@@ -6,7 +6,6 @@ Members that share a name up to its first dot and follow each other are one samp
 
 from __future__ import annotations
 
-import gzip
 import lzma
 import tarfile
 import zlib
@@ -26,7 +25,7 @@ _BLOCK_BYTES: Final = tarfile.BLOCKSIZE
 _MAX_COLUMN_BYTES: Final = 16 << 20
 _MAX_SAMPLE_BYTES: Final = 32 << 20  # held while more of a sample may come
 _NEIGHBOURS: Final = "what belongs to a picture must be packed next to it, as tar --sort=name does"
-_BROKEN: Final = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, OSError, ValueError)
+_BROKEN: Final = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, ValueError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

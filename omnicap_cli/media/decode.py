@@ -53,7 +53,8 @@ def probe_visual(media: MediaRef, settings: Settings) -> images.Size:
     """The size that `decode_visual` would report, from headers alone. Raises an ItemError where there is none."""
     page = media.page or 1
     _refuse_clip(media)
-    if _is_whole_file(media) and media.page is None and media.kind == "image":
+    is_whole_file = media.content is None and media.span is None and not is_url(media.path)
+    if is_whole_file and media.page is None and media.kind == "image":
         return headers.quick_size(media.path, max_decode_pixels=settings.max_decode_pixels)
     with open_media(media, settings.transfer) as file:
         if media.kind == "pdf":
@@ -66,10 +67,6 @@ def probe_visual(media: MediaRef, settings: Settings) -> images.Size:
 def _refuse_clip(media: MediaRef) -> None:
     if media.kind == "video":
         raise UnsupportedError("it is a video, and this takes pictures")
-
-
-def _is_whole_file(media: MediaRef) -> bool:
-    return media.content is None and media.span is None and not is_url(media.path)
 
 
 def decode_ahead(

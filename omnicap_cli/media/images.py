@@ -123,21 +123,18 @@ def fit_pixels(image: Image.Image, *, min_pixels: int | None, max_pixels: int | 
 @contextlib.contextmanager
 def _open_image(source: str | BinaryIO, max_decode_pixels: int | None) -> Iterator[Image.Image]:
     """The header of an image file read, its pixels not yet. Pillow's own guard stays on, at twice our limit."""
-    if isinstance(source, str):
-        with open_file(source) as file, _open_image(file, max_decode_pixels) as image:
-            yield image
-        return
     Image.MAX_IMAGE_PIXELS = max_decode_pixels or DEFAULT_MAX_DECODE_PIXELS
-    try:
-        with Image.open(source, formats=installed_formats()) as image:
-            yield image
-    except Image.DecompressionBombError as error:
-        limit = f"more than twice the limit of {Image.MAX_IMAGE_PIXELS:,} pixels; {_RAISE_LIMIT}"
-        raise TooLargeError(limit) from error
-    except UnidentifiedImageError as error:
-        raise _unidentified_error(source) from error
-    except _CORRUPT as error:
-        raise unreadable_error(error) from error
+    with open_file(source) if isinstance(source, str) else contextlib.nullcontext(source) as file:
+        try:
+            with Image.open(file, formats=installed_formats()) as image:
+                yield image
+        except Image.DecompressionBombError as error:
+            limit = f"more than twice the limit of {Image.MAX_IMAGE_PIXELS:,} pixels; {_RAISE_LIMIT}"
+            raise TooLargeError(limit) from error
+        except UnidentifiedImageError as error:
+            raise _unidentified_error(file) from error
+        except _CORRUPT as error:
+            raise unreadable_error(error) from error
 
 
 def _unidentified_error(file: BinaryIO) -> ItemError:

@@ -36,7 +36,6 @@ _BUFFER_BYTES: Final = 1 << 18  # of each column of parquet
 _ROWS_PER_BATCH: Final = 1024
 _PICTURES_PER_BATCH: Final = 16  # of parquet with the pictures inside
 
-
 BufferedFile: TypeAlias = io.BufferedReader | gzip.GzipFile
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from dataclasses import replace
 from typing import BinaryIO
@@ -10,8 +11,6 @@ from omnicap_cli.core.runs.records import MediaRef, Span, Transfer
 from omnicap_cli.errors import DecodeError, TooLargeError
 from omnicap_cli.media.local_files import open_file, unreadable_error
 from omnicap_cli.media.remote import urls
-
-_last_fetched: dict[str, bytes] = {}  # of the pages of one document, which come one after the other
 
 
 def open_media(media: MediaRef, transfer: Transfer) -> BinaryIO:
@@ -35,12 +34,12 @@ def with_remote_content(media: MediaRef, transfer: Transfer) -> MediaRef:
 def _fetch(media: MediaRef, transfer: Transfer) -> bytes:
     if media.page is None:
         return urls.fetch(media.path, transfer)
-    content = _last_fetched.get(media.path)
-    if content is None:
-        content = urls.fetch(media.path, transfer)
-        _last_fetched.clear()
-        _last_fetched[media.path] = content
-    return content
+    return _fetch_document(media.path, transfer)
+
+
+@functools.lru_cache(maxsize=1)  # of the pages of one document, which come one after the other
+def _fetch_document(url: str, transfer: Transfer) -> bytes:
+    return urls.fetch(url, transfer)
 
 
 def _read_span(path: str, span: Span, transfer: Transfer) -> bytes:

@@ -14,10 +14,8 @@ def holds_pictures(kind: Any) -> bool:
     if types.is_struct(kind):
         place = kind.get_field_index("bytes")
         return place >= 0 and holds_pictures(kind.field(place).type)
-    return any(
-        is_it(kind)
-        for is_it in (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary)
-    )
+    kinds_of_bytes = (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary)
+    return any(is_of_kind(kind) for is_of_kind in kinds_of_bytes)
 
 
 def column_values(column: Any) -> list[Any]:

@@ -72,23 +72,13 @@ def decode_page(source: str | BinaryIO, page: int, *, dpi: int, max_decode_pixel
 
 @contextlib.contextmanager
 def _open_document(source: str | BinaryIO) -> Iterator[pypdfium2.PdfDocument]:
-    if isinstance(source, str):
-        with open_file(source) as file, _open_document(file) as document:
-            yield document
-        return
-    try:
-        with _lock, _last_document.open(source) if _is_on_disk(source) else _closing(source) as document:
-            yield document
-    except OSError as error:
-        raise unreadable_error(error) from error
-
-
-def _is_on_disk(file: BinaryIO) -> bool:
-    return not isinstance(file, io.BytesIO)
-
-
-def _closing(file: BinaryIO) -> contextlib.closing[Any]:
-    return contextlib.closing(_parse_document(file))
+    with open_file(source) if isinstance(source, str) else contextlib.nullcontext(source) as file:
+        is_in_memory = isinstance(file, io.BytesIO)
+        try:
+            with _lock, _parse_document(file) if is_in_memory else _last_document.open(file) as document:
+                yield document
+        except OSError as error:
+            raise unreadable_error(error) from error
 
 
 class _LastDocument:
@@ -118,7 +108,7 @@ class _LastDocument:
         with contextlib.ExitStack() as opening:
             # while a descriptor is open, no other file gets the inode that is in the state
             own = opening.enter_context(os.fdopen(os.dup(file.fileno()), "rb"))
-            self._document = opening.enter_context(_closing(own))
+            self._document = opening.enter_context(_parse_document(own))
             page_bytes = state.num_bytes / len(self._document)
             self._num_left = max(1, min(_MAX_USES, int(_MAX_BYTES_HELD / page_bytes)))
             self._state, self._open = state, opening.pop_all()
@@ -138,10 +128,10 @@ def _close_at_exit() -> None:
     _last_document.close()
 
 
-def _parse_document(file: BinaryIO) -> Any:
+def _parse_document(file: BinaryIO) -> contextlib.closing[Any]:
     """The open document, read through `file`, which takes names that PDFium can't spell."""
     try:
-        return pypdfium2.PdfDocument(file)
+        return contextlib.closing(pypdfium2.PdfDocument(file))
     except pypdfium2.PdfiumError as error:
         raise _document_error(file, error) from error
 

@@ -141,7 +141,6 @@ class RecordPictures:
 
 def _with_kind(media: MediaRef, name: str) -> MediaRef:
     """With the way in which it is decoded."""
-
     is_pdf = suffix_of(name) == PDF_SUFFIX or (media.content or b"").startswith(b"%PDF-")
     return replace(media, kind="pdf") if is_pdf else media
 

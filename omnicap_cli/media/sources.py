@@ -96,29 +96,28 @@ class Sources(Walk):
             elif suffix not in IMAGE_SUFFIXES and is_archive(unit.path):
                 yield from self._archive_items(unit)
             else:
-                fingerprint = self._remote_print(media) if is_url(unit.path) else self._local_print(media)
-                yield from self._pages(unit, media, suffix, fingerprint)
+                yield from self._pages(unit, media, suffix, self._file_print(media))
         except ItemError as error:
             yield _item(unit, replace(media, content=None), error=error)
 
     # ---------------------------------------------------------------------------------------- one file
 
-    def _local_print(self, media: MediaRef) -> str:
-        state = file_status(media.path)
-        if not stat.S_ISREG(state.st_mode):  # reading a FIFO would wait for ever
-            raise AccessError("not a regular file")
-        if state.st_size == 0:
-            raise EmptyFileError("the file is empty")
-        if self.fingerprint == "content":
-            return _content_print(media, self.transfer)
-        return f"stat:{state.st_size}:{state.st_mtime_ns}"
-
-    def _remote_print(self, media: MediaRef) -> str:
-        if self.fingerprint == "none":
-            return ""
-        if self.fingerprint == "content":
-            return _content_print(media, self.transfer)
-        return urls.describe(media.path, self.transfer).fingerprint
+    def _file_print(self, media: MediaRef) -> str:
+        """The fingerprint of a whole file, here or behind a URL. Raises an ItemError where there is none to be read."""
+        if is_url(media.path):
+            if self.fingerprint == "none":
+                return ""
+            if self.fingerprint == "stat":
+                return urls.describe(media.path, self.transfer).fingerprint
+        else:
+            state = file_status(media.path)
+            if not stat.S_ISREG(state.st_mode):  # reading a FIFO would wait for ever
+                raise AccessError("not a regular file")
+            if state.st_size == 0:
+                raise EmptyFileError("the file is empty")
+            if self.fingerprint != "content":
+                return f"stat:{state.st_size}:{state.st_mtime_ns}"
+        return _content_print(media, self.transfer)
 
     def _pages(self, unit: Unit, media: MediaRef, suffix: str, fingerprint: str) -> Iterator[Item]:
         """One item, or one for each page of a PDF, and of a TIFF with several."""
@@ -149,7 +148,7 @@ class Sources(Walk):
             with urls.open_stream(unit.path, self.transfer) as stream:
                 yield from self._member_items(unit, stream, None)
             return
-        state_print = self._local_print(MediaRef(path=unit.path))
+        state_print = self._file_print(MediaRef(path=unit.path))
         with open_file(unit.path) as file:
             if archives.is_plain_tar(file):
                 yield from _in_bursts(self._member_items(unit, file, state_print))

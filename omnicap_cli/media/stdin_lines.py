@@ -14,9 +14,11 @@ _MAX_LINE_BYTES: Final = 1 << 26
 
 def split_stream(stream: BinaryIO, separator: bytes) -> Iterator[bytes]:
     """The pieces of a stream as soon as they come, empty ones left out."""
-    rest, num_bytes, begun = [b""], 0, False  # a line that comes in many blocks is put together once
-    while block := _read_available(stream):
-        first, *pieces = block.split(separator)
+    rest, num_bytes, mark = [b""], 0, codecs.BOM_UTF8  # a line that comes in many blocks is put together once
+    block = separator
+    while block:
+        block = _read_available(stream)
+        first, *pieces = block.split(separator) if block else (b"", b"")  # the end is the end of a line too
         rest.append(first)
         num_bytes += len(first)
         if num_bytes > _MAX_LINE_BYTES:
@@ -25,14 +27,10 @@ def split_stream(stream: BinaryIO, separator: bytes) -> Iterator[bytes]:
                 hint="Names that end with NUL (find -print0) need -0.",
             )
         for piece in pieces:
-            line = b"".join(rest)
-            rest, num_bytes = [piece], len(piece)
-            line, begun = line if begun else line.removeprefix(codecs.BOM_UTF8), True
+            line = b"".join(rest).removeprefix(mark)
+            rest, num_bytes, mark = [piece], len(piece), b""
             if line:
                 yield line
-    line = b"".join(rest)
-    if line and (line := line if begun else line.removeprefix(codecs.BOM_UTF8)):
-        yield line
 
 
 def _read_available(stream: BinaryIO) -> bytes:

@@ -85,11 +85,10 @@ class Walk:
             for path in _remote_glob(pattern) if is_url(pattern) else sorted(glob.iglob(pattern, recursive=True)):
                 found = True
                 yield from self._named_units(path)
+            if not found:
+                self.warn(f"nothing matches {printable(pattern)}")
         except ItemError as error:
             yield Unit(path=pattern, error=error)
-            return
-        if not found:
-            self.warn(f"nothing matches {printable(pattern)}")
 
     def _stdin_units(self) -> Iterator[Unit]:
         assert self.stdin is not None, "who passes '-' passes stdin"
@@ -106,7 +105,7 @@ class Walk:
 
     def _named_units(self, path: str) -> Iterator[Unit]:
         """The units of a path or URL that isn't a pattern: a manifest's rows, a folder's files, or itself."""
-        if manifests.manifest_format(without_query(path)) and not _is_folder_here(path):
+        if manifests.manifest_format(without_query(path)) and (is_url(path) or not os.path.isdir(path)):
             yield from self._manifest_units(path)
         else:
             yield from self._path_units(path)
@@ -130,34 +129,31 @@ class Walk:
 
     def _row_units(self, place: str, row: dict[str, Any] | ManifestError, *, folder: str) -> Iterator[Unit]:
         """The unit of one row: its picture, an optional `id`, and the rest as `meta`. `place` names a broken row."""
-        if isinstance(row, ManifestError):
-            yield Unit(path=place, error=row)
-            return
-        if self.image_key not in row:
-            hint = f"there is no {self.image_key!r} in it; name the column with --image-key"
-            yield Unit(path=place, error=ManifestError(hint))
-            return
-        picture, own_id = row.pop(self.image_key), row.pop("id", None)
-        own_id = None if own_id in (None, "") else str(own_id)
-        path, content = path_and_content(picture)
-        if content is not None and isinstance(picture, Mapping) and picture.get("path"):
-            row[f"{self.image_key}.path"] = picture["path"]
+        own_id, meta = None, _NO_COLUMNS
         try:
+            if isinstance(row, ManifestError):
+                raise row
+            if self.image_key not in row:
+                raise ManifestError(f"there is no {self.image_key!r} in it; name the column with --image-key")
+            picture, named = row.pop(self.image_key), row.pop("id", None)
+            own_id = None if named in (None, "") else str(named)
+            path, content = path_and_content(picture)
+            if content is not None and isinstance(picture, Mapping) and picture.get("path"):
+                row[f"{self.image_key}.path"] = picture["path"]
             meta = manifests.json_value({name: value for name, value in row.items() if not isinstance(value, bytes)})
+            if content is not None:
+                yield Unit(path=place, shown=place, own_id=own_id, meta=meta, content=content)
+                return
+            if not path or path.startswith("data:"):
+                excerpt = shortened(str(picture), _EXCERPT_CHARACTERS)
+                raise ManifestError(f"{self.image_key!r} names no picture: {excerpt!r}")
+            if self.image_root is None and is_elsewhere(folder) and not is_elsewhere(resolve_against_url(folder, path)):
+                raise ManifestError("a manifest from elsewhere can't name files of this machine, but with --image-root")
         except ManifestError as error:
-            yield Unit(path=place, own_id=own_id, error=error)
+            yield Unit(path=place, own_id=own_id, meta=meta, error=error)
             return
-        if content is not None:
-            yield Unit(path=place, shown=place, own_id=own_id, meta=meta, content=content)
-        elif not path or path.startswith("data:"):
-            problem = f"{self.image_key!r} names no picture: {shortened(str(picture), _EXCERPT_CHARACTERS)!r}"
-            yield Unit(path=place, own_id=own_id, meta=meta, error=ManifestError(problem))
-        elif self.image_root is None and is_elsewhere(folder) and not is_elsewhere(resolve_against_url(folder, path)):
-            refusal = ManifestError("a manifest from elsewhere can't name files of this machine, but with --image-root")
-            yield Unit(path=place, own_id=own_id, meta=meta, error=refusal)
-        else:
-            found = path_in_row(path, folder=folder, image_root=self.image_root)
-            yield from self._path_units(found, own_id=own_id, meta=meta)
+        found = path_in_row(path, folder=folder, image_root=self.image_root)
+        yield from self._path_units(found, own_id=own_id, meta=meta)
 
     # ---------------------------------------------------------------------------------------- files and folders
 
@@ -166,16 +162,15 @@ class Walk:
     ) -> Iterator[Unit]:
         try:
             is_folder = _is_folder(path, self.transfer)
+            if is_folder and own_id is not None:
+                raise ManifestError("an id can't name all files of a folder")
         except ItemError as error:
             yield Unit(path=path, own_id=own_id, meta=meta, error=error)
             return
-        if not is_folder:
-            yield Unit(path=path, own_id=own_id, meta=meta)
-        elif own_id is not None:
-            problem = ManifestError("an id can't name all files of a folder")
-            yield Unit(path=path, own_id=own_id, meta=meta, error=problem)
-        else:
+        if is_folder:
             yield from self._folder_units(path, meta)
+        else:
+            yield Unit(path=path, own_id=own_id, meta=meta)
 
     def _folder_units(self, folder: str, meta: Mapping[str, Any]) -> Iterator[Unit]:
         found = False
@@ -216,10 +211,6 @@ def _is_folder(path: str, transfer: Transfer) -> bool:
         is_file = is_http(path) or is_media_name(without_query(path)) or is_archive(path)
         return not is_file and urls.describe(path, transfer).kind == "folder"
     return stat.S_ISDIR(file_status(path).st_mode)
-
-
-def _is_folder_here(path: str) -> bool:
-    return not is_url(path) and os.path.isdir(path)
 
 
 def _excerpt(raw: bytes) -> str:
@@ -271,12 +262,11 @@ def _containers_hint(folder: str) -> str:
     """How to name the manifests and archives of a folder, which are only looked into if they are named."""
     try:
         listing = _list_folder(folder, lambda name: name.lower().endswith(_CONTAINERS))
-        name = next((path for path, is_folder in listing if not is_folder), None)
-    except ItemError:
-        name = None
-    if name is None:  # there are none, or nobody says
+        name = without_query(next((path for path, is_folder in listing if not is_folder), ""))
+    except ItemError:  # nobody says
+        name = ""
+    if not name:
         return ""
-    name = without_query(name)
     suffix = name[-len(next(each for each in _CONTAINERS if name.lower().endswith(each))) :]
     before, link, after = split_chain(folder) if is_url(folder) else UrlChain("", folder, "")
     pattern = f"{before}{glob.escape(link)}{'' if link.endswith('/') else '/'}*{suffix}{after}"

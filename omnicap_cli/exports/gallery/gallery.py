@@ -10,6 +10,7 @@ import base64
 import hashlib
 import html
 import io
+import itertools
 import math
 import os
 from collections import deque
@@ -125,16 +126,9 @@ def make_thumbnail(image: Image) -> Thumbnail:
 
 def _group_into_cards(records: Iterable[Record]) -> Iterator[list[Record]]:
     """Neighbours with one id together; a record without one stands alone."""
-    card: list[Record] = []
-    for record in records:
-        name = record.get("id")
-        same = card and isinstance(name, str) and card[0].get("id") == name
-        if card and (not same or len(card) == RECORDS_PER_CARD):
+    for name, group in itertools.groupby(records, lambda record: record.get("id")):
+        while card := list(itertools.islice(group, RECORDS_PER_CARD if isinstance(name, str) else 1)):
             yield card
-            card = []
-        card.append(record)
-    if card:
-        yield card
 
 
 def _with_pictures(

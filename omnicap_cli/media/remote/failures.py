@@ -65,10 +65,9 @@ def error_for_user(error: Exception, url: str) -> OmnicapError:
 
 def too_large_error(num_bytes: int | None, max_bytes: int) -> TooLargeError:
     """`num_bytes` is None where nobody knows how many more would have come."""
-    size = "it" if num_bytes is None else f"{num_bytes:,} bytes"
-    verb = "has more bytes" if num_bytes is None else "are more"
+    what = "it has more bytes" if num_bytes is None else f"{num_bytes:,} bytes are more"
     remedy = "if it is meant to be that large, raise --max-file-bytes and pass --retry-failed"
-    return TooLargeError(f"{size} {verb} than the limit of {max_bytes:,}; {remedy}")
+    return TooLargeError(f"{what} than the limit of {max_bytes:,}; {remedy}")
 
 
 def _missing_package(error: ImportError, url: str) -> OmnicapError:

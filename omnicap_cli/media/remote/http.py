@@ -27,6 +27,7 @@ from omnicap_cli.media.remote.failures import TRY_AGAIN, error_layers, root_reas
 
 BACKOFF_SECONDS: Final = 0.5  # before the second attempt; twice as long before each one after that
 MAX_WAIT_SECONDS: Final = 60.0
+BROKEN_BODY: Final = (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError)
 _MAX_REDIRECTS: Final = 10
 _PASSING: Final = frozenset((429, 500, 502, 503, 504))  # statuses that another attempt may not meet
 _LENGTH: Final = re.compile(r"[0-9]{1,18}")
@@ -39,7 +40,6 @@ _BAD_PROXY: Final = (
 _BAD_PROXY_TEXT: Final = "the proxy that the environment names (http_proxy, https_proxy) can't be used"
 _HEADERS: Final = {"User-Agent": f"omnicap/{__version__}", "Accept": "*/*", "Accept-Encoding": "identity"}
 T = TypeVar("T")
-_thread = threading.local()
 _spread = random.Random()
 
 
@@ -74,13 +74,11 @@ class Attempts:
         if self._num_used >= self._num_allowed:
             times = f" (in {self._num_used + 1} attempts)" if self._num_used else ""
             raise DownloadError(f"{trouble}{times}; {TRY_AGAIN}") from trouble
-        asked = _asked_seconds(trouble)
-        time.sleep(min(self._backoff_seconds() if asked is None else asked, MAX_WAIT_SECONDS))
+        seconds = _asked_seconds(trouble)
+        if seconds is None:  # spread, so that threads which met the same trouble don't come back all at once
+            seconds = BACKOFF_SECONDS * 2.0 ** min(self._num_used, 20) * _spread.uniform(0.75, 1.25)
+        time.sleep(min(seconds, MAX_WAIT_SECONDS))
         self._num_used += 1
-
-    def _backoff_seconds(self) -> float:
-        """Spread, so that threads which met the same trouble don't come back all at once."""
-        return BACKOFF_SECONDS * 2.0 ** min(self._num_used, 20) * _spread.uniform(0.75, 1.25)
 
 
 def head(url: str, transfer: Transfer) -> tuple[str, int | None]:
@@ -98,7 +96,7 @@ def send(
 
     Raises Trouble where it is worth another attempt, or DownloadError.
     """
-    session = _session()
+    session = _thread.session
     session.cookies.clear()  # they live for one chain, so that no item depends on those before it
     _check_url(url)
     for _ in range(_MAX_REDIRECTS + 1):
@@ -115,7 +113,7 @@ def dismiss(response: requests.Response) -> None:
     """Close a response; if little of it is left, its connection stays open for the next request."""
     length = declared_bytes(response)
     if response.request.method == "HEAD" or (length is not None and length <= _SHORT_BYTES):
-        with contextlib.suppress(urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError):
+        with contextlib.suppress(*BROKEN_BODY):
             response.raw.read(_SHORT_BYTES, decode_content=False)
     response.close()
 
@@ -166,12 +164,14 @@ class _Session(requests.Session):
             raise DownloadError("redirected to an address that is not UTF-8") from error
 
 
-def _session() -> _Session:
+class _Thread(threading.local):
     """A session is for one thread."""
-    if not hasattr(_thread, "session"):
-        _thread.session = _Session()
-    session: _Session = _thread.session
-    return session
+
+    def __init__(self) -> None:
+        self.session = _Session()
+
+
+_thread = _Thread()
 
 
 def _request_once(
@@ -224,7 +224,7 @@ def _redirect_target(url: str, location: str) -> str:
         raise DownloadError(f"redirected to {without_secrets(target)}: only http and https are followed")
     here, there = _check_url(url), _check_url(target)
     user, at, _ = here.netloc.rpartition("@")
-    is_other = _session().should_strip_auth(url, target)  # type: ignore[no-untyped-call]
+    is_other = _thread.session.should_strip_auth(url, target)  # type: ignore[no-untyped-call]
     if "@" in there.netloc or is_other:
         return target
     return there._replace(netloc=f"{user}{at}{there.netloc}").geturl()

@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import requests
-import urllib3
 
 from omnicap_cli.core.runs.records import Transfer
 from omnicap_cli.errors import DecodeError, DownloadError
 from omnicap_cli.media.remote.failures import TRY_AGAIN, error_layers, root_reason, too_large_error, without_secrets
-from omnicap_cli.media.remote.http import Attempts, PassingError, declared_bytes, encoding_of, refuse, send
+from omnicap_cli.media.remote.http import BROKEN_BODY, Attempts, PassingError, declared_bytes, encoding_of, refuse, send
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -32,7 +31,6 @@ _ENCODINGS: Final = ("gzip", "x-gzip", "deflate")
 _GZIP_OR_ZLIB: Final = zlib.MAX_WBITS | 32  # told apart by their headers
 _RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-[0-9]+/([0-9]{1,18}|\*)$")
 _CHANGED: Final = f"the file changed while it was read; {TRY_AGAIN}"
-_BROKEN: Final = (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError)
 
 
 def open_body(url: str, transfer: Transfer, max_bytes: int | None = None) -> io.BufferedReader:
@@ -115,7 +113,7 @@ class _ResumingBody(_PieceReader):
     def _read(self, response: requests.Response, num_bytes: int) -> bytes:
         try:
             piece: bytes = response.raw.read1(num_bytes, decode_content=False)
-        except _BROKEN as error:
+        except BROKEN_BODY as error:
             raise self._broken(error) from error
         self._offset += len(piece)
         if not piece and self.num_bytes is not None and self._offset < self.num_bytes:  # of the rest it sent a part

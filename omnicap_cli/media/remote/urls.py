@@ -10,6 +10,7 @@ import contextlib
 import io
 import os
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -99,15 +100,13 @@ def seekable_copy(url: str, transfer: Transfer) -> BinaryIO:
     """A file of any size, copied to where it can be read in any order; it is gone when it is closed."""
     copy = tempfile.TemporaryFile()  # noqa: SIM115  whoever asks for it closes it
     with open_stream(url, transfer) as file:
-        while piece := file.read(_PIECE_BYTES):
-            copy.write(piece)
+        shutil.copyfileobj(file, copy, _PIECE_BYTES)
     copy.seek(0)
     return copy
 
 
 def list_folder(url: str) -> Iterator[tuple[str, bool]]:
     """The URLs in a folder in the order of their names, each with whether it is a folder. Raises an ItemError."""
-    _refuse_http(url)
     with _own_errors(url):
         system, path = _find_place(url)
         found = system.ls(path, detail=True)
@@ -121,7 +120,6 @@ def list_folder(url: str) -> Iterator[tuple[str, bool]]:
 
 def glob(url: str) -> Iterator[str]:
     """The URLs that match a pattern, sorted. Raises an ItemError."""
-    _refuse_http(url)
     with _own_errors(url):
         system, path = _find_place(url)
         names = sorted(system.glob(path))
@@ -177,6 +175,8 @@ def _find_place(url: str) -> tuple[Any, str]:
     """A file system of fsspec, and the path in it."""
     import fsspec
 
+    if _HTTP.match(url):  # what is read from one doesn't come here
+        raise UnsupportedError("a web server doesn't list its files; name each of them, as in a manifest")
     path = as_local_path(url)
     if path is not None:
         return fsspec.filesystem("file"), path
@@ -210,28 +210,19 @@ def _forgetting_listing(forget: Callable[[], Any]) -> Iterator[None]:
             forget()
 
 
-def _refuse_http(url: str) -> None:
-    if _HTTP.match(url):
-        raise UnsupportedError("a web server doesn't list its files; name each of them, as in a manifest")
-
-
 def _child(url: str, name: str) -> str:
     """The URL of `name` in the folder `url`, spelled as that is."""
     before, link, after = split_chain(url)
     protocol, _, path = link.partition("://")
     folder = path.rstrip("/")
-    spelled = _percent_encoded(name) if as_local_path(url) is not None else name
+    spelled = quote_from_bytes(os.fsencode(name)) if as_local_path(url) is not None else name
     return f"{before}{protocol}://{folder}{'/' if path else ''}{spelled}{after}"
 
 
 def _match(url: str, pattern: str, name: str) -> str:
     """The URL of what a pattern matched; `pattern` and `name` are paths in the file system of `url`."""
     if as_local_path(url) is not None:
-        return f"file://{_percent_encoded(name)}"
+        return f"file://{quote_from_bytes(os.fsencode(name))}"
     before, link, after = split_chain(url)
     whole = link.removesuffix(pattern) if pattern and link.endswith(pattern) else link[: link.index("://") + 3]
     return f"{before}{whole}{name}{after}"
-
-
-def _percent_encoded(path: str) -> str:
-    return quote_from_bytes(os.fsencode(path))
