@@ -23,7 +23,7 @@ from support.training_records import line, published, sample, write_split
 
 from omnicap_cli.core.workers.child import Child
 from omnicap_cli.datasets import streams
-from omnicap_cli.datasets.merging import duplicates, merge_splits, parallel_checks, rewriting, split_reader
+from omnicap_cli.datasets.merging import duplicates, merge_splits, rewriting, split_reader
 from omnicap_cli.datasets.merging.checked_lines import check_lines
 from omnicap_cli.datasets.merging.merge_splits import DataMergeConfig, DataMergeReport, merge_data
 from omnicap_cli.errors import (
@@ -121,10 +121,10 @@ def test_where_files_are_cut_into_pieces_makes_no_difference(monkeypatch, number
     content = BOM + lines(1, 2) + b"{broken\n" + lines(3) + b"\n\n" + lines(4, 1, 5)[:-1]
     path = plain("a.jsonl", content)
     monkeypatch.setattr(split_reader, "num_cores", lambda: number_of_processes)
-    monkeypatch.setattr(parallel_checks, "_MIN_PROCESS_BYTES", 1)
+    monkeypatch.setattr(split_reader, "_MIN_PROCESS_BYTES", 1)
     monkeypatch.setattr(streams, "_BATCH_BYTES", 150)
     for num_bytes in [*range(100, 110), 350, 5000]:
-        monkeypatch.setattr(parallel_checks, "_PIECE_BYTES", num_bytes)
+        monkeypatch.setattr(split_reader, "_PIECE_BYTES", num_bytes)
         warnings: list[str] = []
         report = merge(path, overwrite=True, warn=warnings.append)
         assert merged() == lines(1, 2, 3, 4, 5)
@@ -348,7 +348,7 @@ def test_a_line_of_100_megabytes_is_left_out_without_being_held():
 def test_long_lines_are_kept_up_to_the_limit(monkeypatch):
     monkeypatch.setattr(streams, "_BUFFER_BYTES", 64)
     monkeypatch.setattr(streams, "_BATCH_BYTES", 128)
-    monkeypatch.setattr(parallel_checks, "_PIECE_BYTES", 300)
+    monkeypatch.setattr(split_reader, "_PIECE_BYTES", 300)
     at_limit = line(sample(2, "x" * 900))
     monkeypatch.setattr(streams, "MAX_LINE_BYTES", len(at_limit))
     longer = line(sample(3, "x" * 901))
@@ -696,7 +696,7 @@ def put_another(path: Path) -> None:
 )
 def test_inputs_that_change_while_they_are_read(monkeypatch, act, piece_bytes):
     path = plain("a.jsonl", lines(*range(50)))
-    monkeypatch.setattr(parallel_checks, "_PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(split_reader, "_PIECE_BYTES", piece_bytes)
     copy, todo = merge_splits.copy_runs, [act]
 
     def copy_and_act(*words: Any) -> bool:
@@ -717,8 +717,8 @@ def test_inputs_that_change_while_they_are_read(monkeypatch, act, piece_bytes):
 @pytest.fixture
 def in_processes(monkeypatch):
     monkeypatch.setattr(split_reader, "num_cores", lambda: 2)
-    monkeypatch.setattr(parallel_checks, "_MIN_PROCESS_BYTES", 1)
-    monkeypatch.setattr(parallel_checks, "_PIECE_BYTES", 2000)
+    monkeypatch.setattr(split_reader, "_MIN_PROCESS_BYTES", 1)
+    monkeypatch.setattr(split_reader, "_PIECE_BYTES", 2000)
 
 
 def test_processes_find_what_one_finds(in_processes):
