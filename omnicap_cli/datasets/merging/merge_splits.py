@@ -121,7 +121,8 @@ def _lines_of_records(parts: Sequence[SplitFile]) -> Iterator[list[bytes]]:
     for source, report in read_split_files(parts, MergeCounts()):
         content = io.BytesIO()
         _copy_kept(source, report, content)
-        yield io.BytesIO(content.getvalue()).readlines()
+        content.seek(0)
+        yield content.readlines()
 
 
 def _write_merged(
