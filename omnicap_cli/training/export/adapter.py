@@ -87,13 +87,14 @@ def load_trained(checkpoint: Path, base: BaseModel, dtype: str) -> Any:
 
 
 def _checkpoint_files(checkpoint: Path) -> ModelFiles:
+    config = read_object_if_there(checkpoint / "config.json")
+    if config is None:
+        raise CheckpointError(f"{checkpoint} has no config.json", hint="Take another checkpoint.")
     try:
-        config, weights = read_object_if_there(checkpoint / "config.json"), _consolidated_weights(checkpoint)
+        weights = _consolidated_weights(checkpoint)
     except OSError as error:
         what = f"{checkpoint} can't be read: {error.filename}: {error.strerror}"
         raise CheckpointError(what, hint="Take another checkpoint.") from error
-    if config is None:
-        raise CheckpointError(f"{checkpoint} has no config.json", hint="Take another checkpoint.")
     return ModelFiles(
         name=str(checkpoint), revision=None, fingerprint="", folder=checkpoint, config=config, weights=weights
     )
