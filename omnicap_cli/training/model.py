@@ -49,10 +49,8 @@ def find_model_files(config: ModelConfig, adapter: AdapterConfig, checkpoint: Pa
     Raises OptionError or EngineError where the model is of another family, or files are missing or damaged.
     """
     try:
-        if checkpoint and adapter.kind == "none":
-            files = ModelFiles.find(str(checkpoint))
-        else:
-            files = ModelFiles.find(config.name, config.revision)
+        is_own = checkpoint and adapter.kind == "none"
+        files = ModelFiles.find(str(checkpoint)) if is_own else ModelFiles.find(config.name, config.revision)
     except OptionError as error:
         raise _named_by_key(error, config, adapter) from error
     if files.model_type not in FAMILIES:

@@ -233,13 +233,12 @@ class TrainingRun:
         """Raises OptionError where its processes don't share the weights as the configuration says."""
         config = self.config
         varlen = takes_lengths(model.config)
-        batches = functools.partial(self._batches, varlen, self.corpus, self.plan)
         held_out = self._eval_corpus
         trainer = CaptionTrainer(
             model,
             self._arguments,
-            batches=batches,
-            eval_batches=functools.partial(self._batches, varlen, held_out, self._plan(held_out)) if held_out else None,
+            batches=self._batches(varlen, self.corpus, self.plan),
+            eval_batches=self._batches(varlen, held_out, self._plan(held_out)) if held_out else None,
             learning_rates=trainer_arguments.learning_rates(config.optimisation),
             rate_at=trainer_arguments.schedule(config.optimisation),
             checkpoints=Checkpoints(folder=config.checkpoint.output, keep=config.checkpoint.keep, note=self._note),
@@ -292,7 +291,7 @@ class TrainingRun:
             max_batches=max_steps and max_steps * self._per_step,
         )
 
-    def _batches(self, varlen: bool, corpus: Corpus, plan: BatchPlan, process: int, num_processes: int) -> RankBatches:
+    def _batches(self, varlen: bool, corpus: Corpus, plan: BatchPlan) -> RankBatches:
         maker = BatchMaker(
             corpus=corpus,
             reader=self.reader,
@@ -301,7 +300,7 @@ class TrainingRun:
             all_logits=trainer_arguments.uses_liger(self.config),
             skip_missing=self.config.data.missing_media == "skip",
         )
-        return RankBatches(maker, plan, process=process, num_processes=num_processes)
+        return RankBatches(maker, plan, process=self._arguments.process_index, num_processes=self.num_processes)
 
     def _captions(self) -> EvalCaptions | None:
         """Questions for one process that has the whole model."""

@@ -40,17 +40,14 @@ class CaptionTrainer(Trainer):
         model: Any,
         args: TrainingArguments,
         *,
-        batches: Callable[[int, int], RankBatches],
-        eval_batches: Callable[[int, int], RankBatches] | None,
+        batches: RankBatches,
+        eval_batches: RankBatches | None,
         learning_rates: Mapping[ModelPart, float],
         rate_at: Callable[[int, int], float],
         checkpoints: Checkpoints,
         **kwargs: Any,
     ) -> None:
-        """`batches` and `eval_batches` give those of a process, by its number and how many there are.
-
-        `rate_at` is the share of the learning rates at a step, counted from 0, of so many.
-        """
+        """`batches` are those of this process; `rate_at` is the share of the rates at a step (from 0) of so many."""
         super().__init__(model, args, **kwargs)
         # of all tokens of a step: Qwen2.5-VL and 3-VL take their number too, though transformers has it that they don't
         self.model_accepts_loss_kwargs = True
@@ -74,9 +71,7 @@ class CaptionTrainer(Trainer):
     # ------------------------------------------------------------------------------------------ data
 
     def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        return self._batches(self.args.process_index, self.args.world_size).loader(
-            num_workers=self.args.dataloader_num_workers
-        )
+        return self._batches.loader(num_workers=self.args.dataloader_num_workers)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
@@ -176,9 +171,7 @@ class CaptionTrainer(Trainer):
     def _held_out_loss(self) -> tuple[float, int]:
         """The loss, NaN where there is nothing that it could be of, and how many samples were left out."""
         assert self._eval_batches is not None
-        loader = self._eval_batches(self.args.process_index, self.args.world_size).loader(
-            num_workers=self.args.dataloader_num_workers
-        )
+        loader = self._eval_batches.loader(num_workers=self.args.dataloader_num_workers)
         model, failure, totals = self.evaluated, None, [0.0, 0.0, 0.0]
         model.eval()
         for batch in map(as_tensors, loader):

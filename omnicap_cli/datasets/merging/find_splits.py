@@ -5,6 +5,7 @@ whether it is a data set at all.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import stat
@@ -16,12 +17,12 @@ from typing import Any, Final
 import orjson
 
 from omnicap_cli.core.files.file_state import FileState
-from omnicap_cli.datasets.merging.parallel_checks import SPLITS_HINT, open_unchanged
 from omnicap_cli.datasets.splits import MAX_SPLITS, Split, SplitNote
 from omnicap_cli.datasets.streams import compression_of, from_start, line_batches, open_decompressed
 from omnicap_cli.errors import JournalError, UsageError
 
 SPLIT_NAME: Final = re.compile(r"(.+)_split([1-9][0-9]{0,5})(\.jsonl(?:\.gz|\.zst)?)")
+_HINT: Final = "Give the files that `omnicap tokenize` wrote, or their folder."
 NOTED_SUFFIX: Final = ".jsonl"  # what `omnicap tokenize` writes; others were packed later, and have another size
 
 
@@ -63,6 +64,24 @@ class SplitFile:
             open_decompressed(from_start(file), self.compression) as content,  # which closes what it was given
         ):
             yield content
+
+
+@contextlib.contextmanager
+def open_unchanged(path: Path, state: FileState) -> Iterator[io.FileIO]:
+    """A file, unbuffered. Raises JournalError if it can't be read, or is in another state before or after the block."""
+    try:
+        with io.FileIO(path) as file:
+            _check_state(file, state)
+            yield file
+            _check_state(file, state)
+    except OSError as error:
+        problem = error.strerror or f"it is damaged ({error})"
+        raise JournalError(f"can't read {path}: {problem}", hint=_HINT) from error
+
+
+def _check_state(file: io.FileIO, state: FileState) -> None:
+    if FileState.of(os.fstat(file.fileno())) != state:
+        raise JournalError(f"{file.name} changed while it was merged", hint="Merge again when nothing writes it.")
 
 
 def holds_training_data(paths: Sequence[Path]) -> bool:
@@ -120,7 +139,7 @@ def _first_record(part: SplitFile) -> dict[str, Any] | None:
 def _split_files_in(folder: Path) -> list[SplitFile]:
     names = sorted(name for name in names_in(folder) if SPLIT_NAME.fullmatch(name))
     if not names:
-        raise JournalError(f"{folder} holds no splits of a data set", hint=SPLITS_HINT)
+        raise JournalError(f"{folder} holds no splits of a data set", hint=_HINT)
     return [_split_file_at(folder / name) for name in names]
 
 
@@ -136,9 +155,9 @@ def _split_file_at(path: Path) -> SplitFile:
     try:
         file = path.stat()
     except OSError as error:
-        raise JournalError(f"can't read {path}: {error.strerror}", hint=SPLITS_HINT) from error
+        raise JournalError(f"can't read {path}: {error.strerror}", hint=_HINT) from error
     if not stat.S_ISREG(file.st_mode):
-        raise JournalError(f"can't read {path}: not a file", hint=SPLITS_HINT)
+        raise JournalError(f"can't read {path}: not a file", hint=_HINT)
     match = SPLIT_NAME.fullmatch(path.name)
     if not match:
         return SplitFile(path=path, file=file)

@@ -22,10 +22,9 @@ from omnicap_cli.core.runs.run_note import JOURNAL_SUFFIXES
 from omnicap_cli.datasets.lengths import LengthCounts
 from omnicap_cli.datasets.merging.duplicates import DroppedRecords, Duplicates
 from omnicap_cli.datasets.merging.find_splits import SplitFile, find_split_files
-from omnicap_cli.datasets.merging.parallel_checks import PieceReport
 from omnicap_cli.datasets.merging.rewriting import ByLength, drop_lines
 from omnicap_cli.datasets.merging.split_gaps import find_problems, find_unbegun, unknowable
-from omnicap_cli.datasets.merging.split_reader import MergeCounts, read_split_files
+from omnicap_cli.datasets.merging.split_reader import MergeCounts, PieceReport, read_split_files
 from omnicap_cli.datasets.streams import (
     COMPRESSION,
     append,
@@ -122,7 +121,8 @@ def _lines_of_records(parts: Sequence[SplitFile]) -> Iterator[list[bytes]]:
     for source, report in read_split_files(parts, MergeCounts()):
         content = io.BytesIO()
         _copy_kept(source, report, content)
-        yield io.BytesIO(content.getvalue()).readlines()
+        content.seek(0)
+        yield content.readlines()
 
 
 def _write_merged(

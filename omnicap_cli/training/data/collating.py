@@ -15,7 +15,7 @@ import torch
 
 from omnicap_cli.core.tokens.sequences import IGNORED
 from omnicap_cli.training.attention import lengths_of
-from omnicap_cli.training.data.examples import Example, Patches
+from omnicap_cli.training.data.examples import Example, Patches, join_patches
 
 Row = Sequence[Example]
 
@@ -83,11 +83,11 @@ def _patches(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
     """Pictures and clips in the order of their places."""
     inputs: dict[str, torch.Tensor] = {}
     for names, patches in (
-        (("pixel_values", "image_grid_thw"), [each.images for each in examples if each.images]),
-        (("pixel_values_videos", "video_grid_thw"), [each.clips for each in examples if each.clips]),
+        (("pixel_values", "image_grid_thw"), join_patches([each.images for each in examples if each.images])),
+        (("pixel_values_videos", "video_grid_thw"), join_patches([each.clips for each in examples if each.clips])),
     ):
         if patches:
-            inputs |= dict(zip(names, map(torch.cat, zip(*patches, strict=True)), strict=True))
+            inputs |= dict(zip(names, patches, strict=True))
     return inputs
 
 

@@ -125,8 +125,8 @@ class ExampleReader:
             input_ids=torch.from_numpy(ids[:end]),
             labels=torch.tensor(sequence.labels[:end]),
             positions=torch.from_numpy(positions[:, :end]),
-            images=_join_patches(images),
-            clips=_join_patches([patches for patches, _, _ in clips]),
+            images=join_patches(images),
+            clips=join_patches([patches for patches, _, _ in clips]),
             clip_seconds=tuple(seconds for _, _, seconds in clips) if self.layout.tokens_per_second else (),
         )
 
@@ -199,7 +199,6 @@ class ExampleReader:
         return VisualBlock(t, h // self.layout.merge_size, w // self.layout.merge_size)
 
 
-def _join_patches(patches: Sequence[Patches]) -> Patches | None:
-    if not patches:
-        return None
-    return Patches(torch.cat([each.pixel_values for each in patches]), torch.cat([each.grid_thw for each in patches]))
+def join_patches(patches: Sequence[Patches]) -> Patches | None:
+    """Those of several as if they were one's, None where there are none."""
+    return Patches(*map(torch.cat, zip(*patches, strict=True))) if patches else None

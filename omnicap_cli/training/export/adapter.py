@@ -18,7 +18,7 @@ from omnicap_cli.core.models.loading import check_architecture, check_weights, l
 from omnicap_cli.core.models.machine import missing_extra
 from omnicap_cli.core.models.memory import free_bytes
 from omnicap_cli.core.models.model_files import ModelFiles, find_processor
-from omnicap_cli.core.models.model_json import read_object
+from omnicap_cli.core.models.model_json import read_object_if_there
 from omnicap_cli.core.models.weights import Weights, read_weights
 from omnicap_cli.errors import EngineError, OmnicapError
 from omnicap_cli.training.checkpoints import NOTE, CheckpointError, read_note
@@ -87,8 +87,11 @@ def load_trained(checkpoint: Path, base: BaseModel, dtype: str) -> Any:
 
 
 def _checkpoint_files(checkpoint: Path) -> ModelFiles:
+    config = read_object_if_there(checkpoint / "config.json")
+    if config is None:
+        raise CheckpointError(f"{checkpoint} has no config.json", hint="Take another checkpoint.")
     try:
-        config, weights = read_object(checkpoint / "config.json"), _consolidated_weights(checkpoint)
+        weights = _consolidated_weights(checkpoint)
     except OSError as error:
         what = f"{checkpoint} can't be read: {error.filename}: {error.strerror}"
         raise CheckpointError(what, hint="Take another checkpoint.") from error

@@ -17,7 +17,7 @@ from support.data_merges import here as here  # a fixture
 from support.training_records import line, published, sample, write_split
 
 from omnicap_cli.datasets import streams
-from omnicap_cli.datasets.merging import parallel_checks, rewriting, split_reader
+from omnicap_cli.datasets.merging import rewriting, split_reader
 from omnicap_cli.datasets.merging.merge_splits import DataMergeConfig
 from omnicap_cli.errors import JournalError, JournalLockedError, OptionError, UsageError
 
@@ -78,10 +78,10 @@ def test_where_files_are_cut_into_pieces_makes_no_difference(monkeypatch, number
     content = BOM + record_lines(1, 2) + b"{broken\n" + record_lines(3) + b"\n\n" + record_lines(4, 1, 5)[:-1]
     path = write_file("a.jsonl", content)
     monkeypatch.setattr(split_reader, "num_cores", lambda: number_of_processes)
-    monkeypatch.setattr(parallel_checks, "_MIN_PROCESS_BYTES", 1)
+    monkeypatch.setattr(split_reader, "_MIN_PROCESS_BYTES", 1)
     monkeypatch.setattr(streams, "_BATCH_BYTES", 150)
     for num_bytes in [*range(100, 110), 350, 5000]:
-        monkeypatch.setattr(parallel_checks, "_PIECE_BYTES", num_bytes)
+        monkeypatch.setattr(split_reader, "_PIECE_BYTES", num_bytes)
         warnings: list[str] = []
         report = merge(path, overwrite=True, warn=warnings.append)
         assert merged_bytes() == record_lines(1, 2, 3, 4, 5)

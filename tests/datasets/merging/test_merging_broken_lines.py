@@ -13,7 +13,7 @@ from support.data_merges import here as here  # a fixture
 from support.training_records import line, sample
 
 from omnicap_cli.datasets import streams
-from omnicap_cli.datasets.merging import parallel_checks
+from omnicap_cli.datasets.merging import split_reader
 from omnicap_cli.datasets.merging.checked_lines import check_lines
 from omnicap_cli.errors import JournalError
 
@@ -109,7 +109,7 @@ def test_a_line_of_100_megabytes_is_left_out_without_being_held():
 def test_long_lines_are_kept_up_to_the_limit(monkeypatch):
     monkeypatch.setattr(streams, "_BUFFER_BYTES", 64)
     monkeypatch.setattr(streams, "_BATCH_BYTES", 128)
-    monkeypatch.setattr(parallel_checks, "_PIECE_BYTES", 300)
+    monkeypatch.setattr(split_reader, "_PIECE_BYTES", 300)
     at_limit = line(sample(2, "x" * 900))
     monkeypatch.setattr(streams, "MAX_LINE_BYTES", len(at_limit))
     longer = line(sample(3, "x" * 901))

@@ -18,7 +18,7 @@ from support.data_merges import here as here  # a fixture
 
 from omnicap_cli.core.workers.child import Child
 from omnicap_cli.datasets import streams
-from omnicap_cli.datasets.merging import duplicates, merge_splits, parallel_checks, rewriting, split_reader
+from omnicap_cli.datasets.merging import duplicates, merge_splits, rewriting, split_reader
 from omnicap_cli.errors import JournalError, JournalWriteError, OmnicapError
 
 # ----------------------------------------------------------------------------------------- what goes wrong
@@ -117,7 +117,7 @@ def put_another(path: Path) -> None:
 )
 def test_inputs_that_change_while_they_are_read(monkeypatch, act, piece_bytes):
     path = write_file("a.jsonl", record_lines(*range(50)))
-    monkeypatch.setattr(parallel_checks, "_PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(split_reader, "_PIECE_BYTES", piece_bytes)
     copy, todo = merge_splits.copy_runs, [act]
 
     def copy_and_act(*words: Any) -> bool:
@@ -138,8 +138,8 @@ def test_inputs_that_change_while_they_are_read(monkeypatch, act, piece_bytes):
 @pytest.fixture
 def in_processes(monkeypatch):
     monkeypatch.setattr(split_reader, "num_cores", lambda: 2)
-    monkeypatch.setattr(parallel_checks, "_MIN_PROCESS_BYTES", 1)
-    monkeypatch.setattr(parallel_checks, "_PIECE_BYTES", 2000)
+    monkeypatch.setattr(split_reader, "_MIN_PROCESS_BYTES", 1)
+    monkeypatch.setattr(split_reader, "_PIECE_BYTES", 2000)
 
 
 def test_processes_find_what_one_finds(in_processes):

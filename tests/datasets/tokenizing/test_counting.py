@@ -38,8 +38,8 @@ def _checks_early(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def counts_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fast way takes one word for a token more."""
-    count = text_tokens._Fast.count
-    monkeypatch.setattr(text_tokens._Fast, "count", lambda fast, text: count(fast, text) + text.count(WRONG))
+    count = text_tokens._FastTokenizer.count
+    monkeypatch.setattr(text_tokens._FastTokenizer, "count", lambda fast, text: count(fast, text) + text.count(WRONG))
 
 
 @pytest.fixture
