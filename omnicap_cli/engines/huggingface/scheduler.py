@@ -53,11 +53,6 @@ class _ReadyBatch:
     visuals: Sequence[list[PreparedVisual] | ItemError]
 
 
-class _Failure(NamedTuple):
-    is_out_of_memory: bool
-    message: str
-
-
 class BatchRun:
     """One run of requests through a model that is loaded; see `Engine.run`."""
 
@@ -278,20 +273,20 @@ class BatchRun:
 
         if (failure := self._try_answering(asked, take)) is None:
             return
-        if failure.is_out_of_memory:
+        if isinstance(failure, OutOfMemoryError):
             self._answer_halves(batch, questions)
         elif len(batch.shares) > 1:  # which of the items it was shows when each is alone
             for part in self._planner.alone(batch):
                 self._answer_batch(part, questions)
         else:
-            self._give_up(batch, questions, InferenceError(f"the model failed on it: {failure.message}"))
+            self._give_up(batch, questions, failure)
 
     def _give_up(self, batch: PlannedBatch[Requests], questions: dict[str, Question], error: ItemError) -> None:
         left = [questions.pop(request.key).request for request in _requests(batch) if request.key in questions]
         self._fail(left, error)
 
-    def _try_answering(self, asked: Sequence[Question], take: Callable[[Result], None]) -> _Failure | None:
-        """What went wrong, but not the error itself, which holds tensors. Raises EngineError for a lost device."""
+    def _try_answering(self, asked: Sequence[Question], take: Callable[[Result], None]) -> ItemError | None:
+        """What went wrong, but not the library's error, which holds tensors. Raises EngineError for a lost device."""
         try:
             self._captioner.answer(asked, take)
         except AbandonedError:
@@ -299,7 +294,8 @@ class BatchRun:
         except Exception as error:
             if _is_device_lost(error):
                 raise _device_lost_error(error) from error
-            return _Failure(is_out_of_memory(error), with_class_name(error))
+            kind = OutOfMemoryError if is_out_of_memory(error) else InferenceError
+            return kind(f"the model failed on it: {with_class_name(error)}")
         return None
 
     def _answer_halves(self, batch: PlannedBatch[Requests], questions: dict[str, Question]) -> None:
