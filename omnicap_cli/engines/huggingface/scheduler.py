@@ -250,7 +250,8 @@ class BatchRun:
             if isinstance(visuals, ItemError):
                 self._fail(requests, visuals)
             else:
-                questions |= {each.key: Question.of(each, visuals) for each in requests}
+                for each in requests:
+                    questions[each.key] = Question(request=each, visuals=visuals, prompt=each.prompt)
         if ready.batch.too_large:
             with self._changed:
                 self._give_up(ready.batch, questions, self._planner.refusal(ready.batch))
