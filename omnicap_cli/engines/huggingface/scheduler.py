@@ -122,16 +122,13 @@ class BatchRun:
             if self._is_stopping:
                 return
             if isinstance(measured, Idle):
-                self._set_idle()
+                with self._changed:
+                    self._is_idle = True
+                    self._changed.notify_all()
             elif isinstance(measured.sizes, ItemError):
                 self._fail(measured.requests, measured.sizes)
             else:
                 self._add_rows(measured.requests, measured.sizes)
-
-    def _set_idle(self) -> None:
-        with self._changed:
-            self._is_idle = True
-            self._changed.notify_all()
 
     def _add_rows(self, requests: Requests, sizes: Sequence[Size]) -> None:
         try:
@@ -293,7 +290,8 @@ class BatchRun:
         except AbandonedError:
             return None
         except Exception as error:
-            if _is_device_lost(error):
+            # of no more use to this process, as a GPU is after an illegal access
+            if isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error):
                 raise _device_lost_error(error) from error
             kind = OutOfMemoryError if is_out_of_memory(error) else InferenceError
             return kind(f"the model failed on it: {with_class_name(error)}")
@@ -345,11 +343,6 @@ def _requests_of(share: Share[Requests]) -> list[Request]:
 
 def _requests(batch: PlannedBatch[Requests]) -> list[Request]:
     return [request for share in batch.shares for request in _requests_of(share)]
-
-
-def _is_device_lost(error: Exception) -> bool:
-    """Whether a GPU is of no more use to this process, as after an illegal access."""
-    return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
 
 
 def _device_lost_error(error: Exception) -> EngineError:
