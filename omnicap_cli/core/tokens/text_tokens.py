@@ -107,12 +107,8 @@ class TextTokens:
 
     def literal(self, text: str) -> list[str | int]:
         """What a chat template writes: its added tokens as ids, and the texts between them."""
-        parts: list[str | int] = []
-        start = 0
-        for match in self._added.finditer(text):
-            parts += [text[start : match.start()], self._ids[match[0]]]
-            start = match.end()
-        return [part for part in (*parts, text[start:]) if part != ""]
+        parts = re.split(f"({self._added.pattern})", text)  # text, added token, text, …
+        return [self._ids[part] if number % 2 else part for number, part in enumerate(parts) if part]
 
     @functools.cached_property
     def _has_plain_text(self) -> Tokenizer:
