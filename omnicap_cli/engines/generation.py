@@ -80,7 +80,7 @@ class Generation:
         """Whether tokens are drawn by chance."""
         return bool(self.temperature)
 
-    def named(self) -> dict[str, Any]:
+    def as_settings(self) -> dict[str, Any]:
         """What changes a caption, by name: it goes into keys and records."""
         chosen: dict[str, Any] = {
             "max_new_tokens": self.max_new_tokens,

@@ -61,7 +61,7 @@ class LoopDetector:
                 self.loop = Loop(start=start, period_tokens=period)
         return self.loop is not None
 
-    def trimmed(self, tokens: list[int]) -> list[int]:
+    def trim(self, tokens: list[int]) -> list[int]:
         """All `tokens` of the text, but of a loop only the first period."""
         return tokens[: self.loop.start + self.loop.period_tokens] if self.loop else tokens
 

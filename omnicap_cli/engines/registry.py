@@ -99,6 +99,10 @@ class EngineSpec:
         """The packages that it needs and that aren't installed."""
         return [name for name in self.packages if importlib.util.find_spec(name) is None]
 
+    def unread(self, asked: set[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Those of the (type, style) pairs that it can't do."""
+        return set() if self.reads is None else asked - self.reads
+
 
 ENGINES: Final[dict[str, EngineSpec]] = {
     "rapidocr": EngineSpec(
@@ -131,10 +135,10 @@ def choose_engine(name: str, *, prompts: list[Prompt], own_prompt: bool, options
         raise EngineError(f"--engine {name} is not in this version of omnicap", hint=f"There are auto, {here}.")
     if own_prompt and ENGINES[name].reads is not None:
         raise UsageError(f"--prompt and --system need a model that follows prompts, which {name} doesn't")
-    if not _can_read(ENGINES[name], asked):
-        can = ENGINES[name].reads or frozenset()
-        what = f"{name} can't do {_list_types(asked - can)}"
-        raise UsageError(what, hint=f"Leave out --engine, or choose what it can: {_list_types(can)}.")
+    if unread := ENGINES[name].unread(asked):
+        can = _list_types(ENGINES[name].reads or set())
+        what = f"{name} can't do {_list_types(unread)}"
+        raise UsageError(what, hint=f"Leave out --engine, or choose what it can: {can}.")
     if ENGINES[name].reads is not None and options.for_models:
         what = f"{', '.join(options.for_models)}: {name} has no use for that"
         raise UsageError(what, hint="Leave it out, or name a vision-language model with --model.")
@@ -154,7 +158,7 @@ def create_engine(name: str, options: EngineOptions) -> Engine:
 
 def _best_engine(asked: set[tuple[str, str]], *, own_prompt: bool, model: str | None) -> str:
     """What "auto" means: a model that is named decides, else the machine."""
-    reads = not own_prompt and _can_read(ENGINES["rapidocr"], asked)
+    reads = not own_prompt and not ENGINES["rapidocr"].unread(asked)
     if _is_language_model(model) or (model is not None and not reads):
         return "huggingface"
     if model is None and _has_gpu() and not ENGINES["huggingface"].missing:
@@ -178,10 +182,6 @@ def _has_gpu() -> bool:
     except (OSError, subprocess.SubprocessError):
         return False
     return "GPU 0" in listed.stdout and re.search(r"^cuda\b.*=\s*['\"]", version, re.MULTILINE) is not None
-
-
-def _can_read(spec: EngineSpec, asked: set[tuple[str, str]]) -> bool:
-    return spec.reads is None or asked <= spec.reads
 
 
 def _is_language_model(model: str | None) -> bool:

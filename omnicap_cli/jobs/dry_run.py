@@ -49,7 +49,7 @@ def count_plan(
         if forecast and to_do and sizes is not None:
             forecast.add(to_do, sizes)
     counts["megapixels"] = round(counts["megapixels"], 2)
-    return counts | (forecast.named() if forecast else {})
+    return counts | (forecast.counts() if forecast else {})
 
 
 def _count_requests(

@@ -88,7 +88,7 @@ class StepCallback(TrainerCallback):
         if self._config.packing.enabled:
             model: Any = self._trainer.model
             with failing_in_all_processes(), self._trainer.accelerator.autocast():
-                check_isolation(self._trainer.evaluated, model.config)
+                check_isolation(self._trainer.model_to_evaluate, model.config)
         with failing_in_all_processes():
             if state.is_world_process_zero:
                 self._metrics.begin(state.global_step)

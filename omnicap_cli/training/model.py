@@ -57,7 +57,7 @@ def find_model_files(config: ModelConfig, adapter: AdapterConfig, checkpoint: Pa
         hint = f"Take a model of one of these families: {', '.join(FAMILIES)}."
         raise OptionError("model.name", config.name, f"is a {files.model_type}, which isn't trained here", hint=hint)
     check_architecture(files)
-    return files.fetched()
+    return files.fetch()
 
 
 def load_for_training(

@@ -39,7 +39,7 @@ class Meter:
         self.counts.update({name: getattr(stats, name) for name in _NAMES})
 
     @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
+    def pause(self) -> Iterator[None]:
         """For what is no training: its time doesn't count."""
         begun = time.perf_counter()
         try:

@@ -64,7 +64,7 @@ class CaptionTrainer(Trainer):
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
     @property
-    def evaluated(self) -> Any:
+    def model_to_evaluate(self) -> Any:
         """The model as it runs outside of training: alone in each process, where it can."""
         return self.model_wrapped if self.is_sharded else self.model
 
@@ -154,7 +154,7 @@ class CaptionTrainer(Trainer):
     @torch.no_grad()
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """The mean loss of a supervised token of the held-out samples; each process takes its part of them."""
-        with self.meter.paused():
+        with self.meter.pause():
             loss, num_left_out = self._held_out_loss()
             metrics = {f"{metric_key_prefix}_loss": loss} if math.isfinite(loss) else {}
             self.log(metrics | ({"skipped_samples": num_left_out} if num_left_out else {}))
@@ -172,7 +172,7 @@ class CaptionTrainer(Trainer):
         """The loss, NaN where there is nothing that it could be of, and how many samples were left out."""
         assert self._eval_batches is not None
         loader = self._eval_batches.loader(num_workers=self.args.dataloader_num_workers)
-        model, failure, totals = self.evaluated, None, [0.0, 0.0, 0.0]
+        model, failure, totals = self.model_to_evaluate, None, [0.0, 0.0, 0.0]
         model.eval()
         for batch in map(as_tensors, loader):
             if failure := batch.get(FAILURE):
@@ -198,7 +198,7 @@ class CaptionTrainer(Trainer):
         """All of it in a folder with another name, which it gets rid of when everything is on the disk."""
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         saving = self._checkpoints.saving(name, is_main=self.is_world_process_zero())
-        with self.meter.paused(), saving as folder:
+        with self.meter.pause(), saving as folder:
             self._saved_in = folder.parent
             try:
                 super()._save_checkpoint(model, trial)

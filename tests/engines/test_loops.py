@@ -53,7 +53,7 @@ def test_found_after_so_many_tokens(period, num_tokens, num_before):
     found, detector = looks(before + loop * 2000)
     assert found == num_before + num_tokens
     assert detector.loop == Loop(start=num_before, period_tokens=period)
-    assert detector.trimmed(before + loop * 5) == before + loop
+    assert detector.trim(before + loop * 5) == before + loop
 
 
 def test_a_loop_that_begins_in_the_middle_of_what_it_repeats():
@@ -62,7 +62,7 @@ def test_a_loop_that_begins_in_the_middle_of_what_it_repeats():
     found, detector = looks(before + loop[20:] + loop * 100)
     assert detector.loop == Loop(start=3, period_tokens=30)
     assert found == 3 + 512
-    assert detector.trimmed(before + loop[20:] + loop * 100) == before + loop[20:] + loop[:20]
+    assert detector.trim(before + loop[20:] + loop * 100) == before + loop[20:] + loop[:20]
 
 
 def test_the_shortest_period_counts():
@@ -152,7 +152,7 @@ def test_nothing_to_trim():
     detector = LoopDetector()
     assert not any(map(detector.push, words(100)))
     assert detector.loop is None
-    assert detector.trimmed(words(100)) == words(100)
+    assert detector.trim(words(100)) == words(100)
 
 
 # ---------------------------------------------------------------------------------------------------- always true
@@ -168,11 +168,11 @@ def test_what_is_trimmed_is_a_beginning_without_a_loop(before, period, num_repea
     text = (before + period * num_repeats + after)[:3000]
     found, detector = looks(text)
     if found is None:
-        assert detector.trimmed(text) == text
+        assert detector.trim(text) == text
         return
     assert detector.loop is not None
     start, length = detector.loop.start, detector.loop.period_tokens
-    kept = detector.trimmed(text[:found])
+    kept = detector.trim(text[:found])
     assert kept == text[: start + length]
     assert looks(kept)[0] is None
     tail = text[start:found]

@@ -67,7 +67,7 @@ announced = []
 try:
     files = ModelFiles.find(*sys.argv[1:])
     before = files.weights
-    whole = files.fetched(announced.append)
+    whole = files.fetch(announced.append)
     said = {"name": files.name, "revision": files.revision, "fingerprint": files.fingerprint,
             "model_type": files.model_type, "before": before, "folder": str(whole.folder),
             "files": [file.name for file in whole.weights.files]}

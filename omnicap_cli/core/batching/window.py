@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import heapq
 import itertools
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -52,14 +53,9 @@ class Window(Generic[T]):
     def nearest(self, length: int) -> Iterator[Waiting[T]]:
         """All, by how far its length is from `length`; what is removed meanwhile comes all the same."""
         ordered = self._sorted
-        above = bisect.bisect_left(ordered, (length, 0), key=lambda each: each.place)
-        below = above - 1
-        while below >= 0 or above < len(ordered):
-            is_above = below < 0 or (
-                above < len(ordered) and ordered[above].load.length - length < length - ordered[below].load.length
-            )
-            yield ordered[above if is_above else below]
-            above, below = (above + 1, below) if is_above else (above, below - 1)
+        place = bisect.bisect_left(ordered, (length, 0), key=lambda each: each.place)
+        below, above = reversed(ordered[:place]), ordered[place:]
+        return heapq.merge(below, above, key=lambda each: abs(each.load.length - length))
 
     def remove(self, taken: Collection[Waiting[T]]) -> None:
         """Let these wait no longer."""

@@ -5,7 +5,8 @@ Where many lines count, as in journals and data sets, orjson is called at once: 
 
 from __future__ import annotations
 
-from typing import IO, Any
+from functools import partial
+from typing import IO
 
 import jsonlines
 import orjson
@@ -18,8 +19,4 @@ def json_lines_reader(file: IO[bytes]) -> jsonlines.Reader:
 
 def json_lines_writer(file: IO[bytes]) -> jsonlines.Writer:
     """Writes lines to a binary file."""
-    return jsonlines.Writer(file, dumps=_dumps)
-
-
-def _dumps(value: Any) -> bytes:
-    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    return jsonlines.Writer(file, dumps=partial(orjson.dumps, option=orjson.OPT_SERIALIZE_NUMPY))

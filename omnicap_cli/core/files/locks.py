@@ -22,13 +22,11 @@ def hold_lock(lock: Path, *, what: str | Path, waits: bool = False) -> Iterator[
     file = FileLock(lock, thread_local=False)  # whoever ends the block may be another thread
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        file.acquire(timeout=-1 if waits else 0)
+        held = file.acquire(timeout=-1 if waits else 0)
     except Timeout as error:
         hint = "Wait for it to end, or choose another output."
         raise JournalLockedError(f"{what} is being made by another omnicap process", hint=hint) from error
     except OSError as error:
         raise write_error(lock, error) from error
-    try:
+    with held:
         yield
-    finally:
-        file.release()

@@ -77,7 +77,7 @@ class Placement:
         """The device without its number: cpu, cuda or mps."""
         return self.device.partition(":")[0]
 
-    def named(self) -> dict[str, Any]:
+    def as_settings(self) -> dict[str, Any]:
         """What changes a caption, by name: it goes into keys and records."""
         return {"dtype": self.dtype} | ({"quantize": self.quantize} if self.quantize else {})
 
@@ -163,10 +163,8 @@ def _choose_dtype(asked: str, device: str, gpus: tuple[Gpu, ...], machine: Machi
     Elsewhere half precision, bfloat16 if the device has it: the models are trained in that, and float16 ends at 65,504,
     which activations of Qwen2-VL can exceed.
     """
-    obstacle = None
-    if old := _oldest_gpu(gpus):
-        obstacle = f"needs GPUs of compute capability 8.0 or newer; {_describe_gpu(old)}"
-    elif device == "mps" and not machine.mps_has_bfloat16:
+    obstacle = _age_obstacle(gpus)
+    if device == "mps" and not machine.mps_has_bfloat16:
         obstacle = "needs macOS 14 or newer on an Apple GPU"
     if asked == "bfloat16" and obstacle:
         raise OptionError("--dtype", asked, obstacle, hint=_LEAVE_OUT_DTYPE)
@@ -183,8 +181,8 @@ def _choose_attention(asked: str, gpus: tuple[Gpu, ...], dtype: Dtype, machine: 
     obstacle, hint = None, _LEAVE_OUT_ATTN
     if not gpus:
         obstacle = "needs a CUDA GPU"
-    elif old := _oldest_gpu(gpus):
-        obstacle = f"needs GPUs of compute capability 8.0 or newer; {_describe_gpu(old)}"
+    elif _age_obstacle(gpus):
+        obstacle = _age_obstacle(gpus)
     elif dtype == "float32":
         obstacle, hint = "needs half precision, not float32", f"Pass --dtype bfloat16. {_LEAVE_OUT_ATTN}"
     elif not machine.has_flash_attn:
@@ -195,13 +193,10 @@ def _choose_attention(asked: str, gpus: tuple[Gpu, ...], dtype: Dtype, machine: 
     return "sdpa" if obstacle else "flash_attention_2"
 
 
-def _oldest_gpu(gpus: tuple[Gpu, ...]) -> Gpu | None:
-    """A GPU that lacks what newer ones have, if there is one among those that may be used."""
-    return next((gpu for gpu in gpus if gpu.capability < _MODERN), None)
-
-
-def _describe_gpu(gpu: Gpu) -> str:
-    return f"{gpu.name} has {gpu.capability[0]}.{gpu.capability[1]}"
+def _age_obstacle(gpus: tuple[Gpu, ...]) -> str | None:
+    """What is said where one of the GPUs that may be used lacks what newer ones have."""
+    old = (f"{gpu.name} has {gpu.capability[0]}.{gpu.capability[1]}" for gpu in gpus if gpu.capability < _MODERN)
+    return next((f"needs GPUs of compute capability 8.0 or newer; {each}" for each in old), None)
 
 
 def _check_quantize(asked: str, device: str, machine: Machine) -> None:

@@ -25,7 +25,7 @@ def libraries_quiet() -> Iterator[list[logging.LogRecord]]:
     collector = logging.handlers.BufferingHandler(sys.maxsize)
     with contextlib.ExitStack() as stack:
         importlib.import_module("huggingface_hub.utils.logging")  # it sets up its logger when it is loaded
-        stack.enter_context(_no_progress_bars())
+        _stop_progress_bars(stack)
         for name in _LOGGERS:
             stack.enter_context(_logging_to(collector, logging.getLogger(name)))
         yield collector.buffer
@@ -41,20 +41,16 @@ def _logging_to(handler: logging.Handler, logger: logging.Logger) -> Iterator[No
         logger.handlers[:], logger.propagate = handlers, propagates
 
 
-@contextlib.contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """Restored as they were; a user's HF_HUB_DISABLE_PROGRESS_BARS has the last word."""
+def _stop_progress_bars(stack: contextlib.ExitStack) -> None:
+    """Until `stack` ends; a user's HF_HUB_DISABLE_PROGRESS_BARS has the last word."""
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    loaded = "transformers" in sys.modules  # else it isn't at work, and it takes long to load
-    with contextlib.ExitStack() as stack:
-        if not are_progress_bars_disabled():
-            disable_progress_bars()
-            stack.callback(enable_progress_bars)
-        if loaded:
-            from transformers.utils import logging as progress
+    if not are_progress_bars_disabled():
+        disable_progress_bars()
+        stack.callback(enable_progress_bars)
+    if "transformers" in sys.modules:  # else it isn't at work, and it takes long to load
+        from transformers.utils import logging as progress
 
-            if progress.is_progress_bar_enabled():
-                progress.disable_progress_bar()
-                stack.callback(progress.enable_progress_bar)
-        yield
+        if progress.is_progress_bar_enabled():
+            progress.disable_progress_bar()
+            stack.callback(progress.enable_progress_bar)

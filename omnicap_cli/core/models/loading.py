@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -70,7 +71,7 @@ def load_for_generation(
     in the way: an architecture that isn't known or sees no pictures, files, memory, weights that aren't there.
     """
     sees = check_architecture(files)
-    files = files.fetched(announce)
+    files = files.fetch(announce)
     assert files.weights is not None
     devices = _device_names(placement, gpus)
     _check_quantization(files, placement)
@@ -177,24 +178,13 @@ def load_model(
     folder: Path, placement: Placement, devices: Sequence[str], *, sees: bool = True
 ) -> tuple[Any, dict[str, Any]]:
     """The model, and what transformers says of its weights. Raises whatever transformers does."""
-    try:
-        return _from_pretrained(folder, placement, devices, attn=placement.attn, sees=sees)
-    except (ValueError, ImportError):
-        if placement.attn_is_asked:
-            raise
-        return _from_pretrained(folder, placement, devices, attn=None, sees=sees)  # whichever the model has
-
-
-def _from_pretrained(
-    folder: Path, placement: Placement, devices: Sequence[str], *, attn: str | None, sees: bool
-) -> tuple[Any, dict[str, Any]]:
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     auto: Any = AutoModelForImageTextToText if sees else AutoModelForCausalLM
-    loaded = auto.from_pretrained(
+    load = partial(
+        auto.from_pretrained,
         folder,
         dtype=placement.dtype,
-        attn_implementation=attn,
         use_safetensors=True,
         trust_remote_code=False,
         local_files_only=True,
@@ -203,7 +193,12 @@ def _from_pretrained(
         **_device_settings(devices),
         **_quantization_settings(placement),
     )
-    model, info = loaded
+    try:
+        model, info = load(attn_implementation=placement.attn)
+    except (ValueError, ImportError):
+        if placement.attn_is_asked:
+            raise
+        model, info = load(attn_implementation=None)  # whichever the model has
     return model, info
 
 

@@ -119,8 +119,7 @@ def _built_for(torch: Any) -> str | None:
 
 def _can_import(package: str) -> bool:
     """Whether a compiled package really loads: one that was built for another torch is there, and fails then."""
-    try:
+    with contextlib.suppress(ImportError, OSError, RuntimeError):
         importlib.import_module(package)
-    except (ImportError, OSError, RuntimeError):
-        return False
-    return True
+        return True
+    return False

@@ -13,7 +13,7 @@ from typing import Any, Final
 from omnicap_cli.core.files.atomic import read_errors
 from omnicap_cli.core.files.words import listed
 from omnicap_cli.core.models.hub import fetch_config, fetch_model, fetch_processor
-from omnicap_cli.core.models.model_json import read_object, read_object_if_there
+from omnicap_cli.core.models.model_json import FROM_BASE, missing_file_error, read_object, read_object_if_there
 from omnicap_cli.core.models.weights import Weights, read_weights
 from omnicap_cli.errors import EngineError, OptionError
 
@@ -27,7 +27,6 @@ _SMALL_FILES: Final = (
 )
 _WHAT_TO_GIVE: Final = "Give a folder with config.json and *.safetensors, or OWNER/NAME of the hub."
 _read_errors: Final = partial(read_errors, kind=EngineError, hint="See who may read it, and its folders.")
-_FROM_BASE: Final = "Copy it from the base model; merged and fine-tuned models often lack it."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +74,7 @@ class ModelFiles:
         """How transformers calls the architecture."""
         return str(self.config["model_type"])
 
-    def fetched(self, announce: Callable[[int], None] | None = None) -> ModelFiles:
+    def fetch(self, announce: Callable[[int], None] | None = None) -> ModelFiles:
         """The same with everything on disk and checked; `announce` hears how many bytes are going to be fetched.
 
         Raises EngineError where that can't be, or something is missing or damaged.
@@ -144,7 +143,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise EngineError(f"{folder} has no config.json, so it holds no model", hint=where)
     config = read_object(path)
     if not isinstance(config.get("model_type"), str):
-        raise EngineError(f"{path} has no model_type, which says what kind of model it is", hint=_FROM_BASE)
+        raise EngineError(f"{path} has no model_type, which says what kind of model it is", hint=FROM_BASE)
     return config
 
 
@@ -160,16 +159,12 @@ def _check_processor(folder: Path, *, takes_text: bool) -> None:
     if not takes_text and not (
         objects["preprocessor_config.json"] or "image_processor" in objects["processor_config.json"]
     ):
-        raise _missing_file_error(folder, "preprocessor_config.json", "how pictures are to be prepared")
+        raise missing_file_error(folder, "preprocessor_config.json", "how pictures are to be prepared")
     if not any((folder / name).exists() for name in _TOKENIZERS):
-        raise _missing_file_error(folder, "tokenizer.json", "how text becomes tokens")
+        raise missing_file_error(folder, "tokenizer.json", "how text becomes tokens")
     has_file = (folder / "chat_template.jinja").exists() or (folder / "chat_template.json").exists()
     if not has_file and not any("chat_template" in each for each in objects.values()):
-        raise _missing_file_error(folder, "chat_template.jinja", "how a question is to be put")
-
-
-def _missing_file_error(folder: Path, name: str, what: str) -> EngineError:
-    return EngineError(f"{folder} has no {name}, which says {what}", hint=_FROM_BASE)
+        raise missing_file_error(folder, "chat_template.jinja", "how a question is to be put")
 
 
 def _folder_fingerprint(folder: Path, weight_files: Iterable[Path]) -> str:

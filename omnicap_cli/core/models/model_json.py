@@ -11,6 +11,7 @@ from omnicap_cli.core.files.atomic import read_errors
 from omnicap_cli.errors import EngineError
 
 LFS_POINTER: Final = b"version https://git-lfs"
+FROM_BASE: Final = "Copy it from the base model; merged and fine-tuned models often lack it."
 COPY_AGAIN: Final = "Copy or download it again."
 
 
@@ -39,6 +40,11 @@ def read_object_if_there(path: Path) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         raise EngineError(f"{path} holds no JSON object", hint=COPY_AGAIN)
     return value
+
+
+def missing_file_error(folder: Path, name: str, what: str) -> EngineError:
+    """What the user is told where a folder lacks the file that says `what`."""
+    return EngineError(f"{folder} has no {name}, which says {what}", hint=FROM_BASE)
 
 
 def lfs_pointer_error(path: Path) -> EngineError:

@@ -183,6 +183,11 @@ class Catalogue:
         return self.task_types[task_type].system
 
 
+def is_name(value: object) -> bool:
+    """Whether a type, a style or an alias may be called so."""
+    return isinstance(value, str) and value not in _RESERVED and re.fullmatch(r"[\w-]+", value) is not None
+
+
 def _nearest_name(name: str, names: Iterable[str]) -> str | None:
     folded: dict[str, str] = {}
     for each in names:
@@ -252,7 +257,7 @@ class _TomlTable:
         return [Alias(name, lang) for name in names]
 
     def check_name(self, key: str, name: str) -> None:
-        if name in _RESERVED or not re.fullmatch(r"[\w-]+", name):
+        if not is_name(name):
             problem = f"{name!r} can't be a name"
             self.fail(key, problem, "use letters, digits, '_' and '-'; 'all' and 'auto' have a meaning already")
 

@@ -50,6 +50,6 @@ class Forecast(Protocol):
         """Count the requests of one item, whose visuals have `sizes`: width and height in pixels."""
         ...
 
-    def named(self) -> dict[str, Any]:
+    def counts(self) -> dict[str, Any]:
         """The counts, by name."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 
@@ -11,7 +12,7 @@ class HeldBytes:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._num_bytes = 0
-        self._num_holders: dict[int, int] = {}  # by the id of a content
+        self._num_holders: Counter[int] = Counter()  # by the id of a content
 
     def has_room(self, contents: Iterable[bytes]) -> bool:
         """Whether they may be held too; where nothing is held, they always may."""
@@ -21,9 +22,8 @@ class HeldBytes:
     def hold(self, contents: Iterable[bytes]) -> None:
         """One more holds them."""
         for content in contents:
-            num_holders = self._num_holders.get(id(content), 0)
-            self._num_holders[id(content)] = num_holders + 1
-            self._num_bytes += 0 if num_holders else len(content)
+            self._num_bytes += 0 if id(content) in self._num_holders else len(content)
+            self._num_holders[id(content)] += 1
 
     def let_go(self, contents: Iterable[bytes]) -> None:
         """One of those that hold them doesn't any more."""

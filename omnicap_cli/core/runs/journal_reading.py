@@ -14,7 +14,6 @@ import re
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, NamedTuple
 
 import orjson  # of every line; with another parser all exports would take several times as long
@@ -60,9 +59,7 @@ class JournalReader:
     def __enter__(self) -> JournalReader:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def scan(self, observe: Callable[[JournalEntry], object] | None = None) -> None:

@@ -39,7 +39,8 @@ class RequestPlan:
             digest, asked, of = self._kept_digest(number, item.visuals), prompt, item
             if self.fill_columns and has_columns(prompt.system + prompt.user):
                 try:
-                    asked = _fill_prompt(prompt, item)
+                    system, user = (fill_columns(text, item.meta) for text in (prompt.system, prompt.user))
+                    asked = replace(prompt, system=system, user=user)
                     digest = self._digest_of(asked, item.visuals)
                 except ItemError as error:
                     of = replace(item, error=item.error or error)
@@ -64,8 +65,3 @@ class RequestPlan:
         settings = {**self.settings.of(visuals), **self.engine.settings}
         named = [texts if prompt.choices else texts[0], engine, settings]
         return hashlib.sha256(orjson.dumps(named, option=orjson.OPT_SORT_KEYS)).digest()
-
-
-def _fill_prompt(prompt: Prompt, item: Item) -> Prompt:
-    """Raises ManifestError where the item lacks a column."""
-    return replace(prompt, system=fill_columns(prompt.system, item.meta), user=fill_columns(prompt.user, item.meta))

@@ -21,7 +21,6 @@ from omnicap_cli.core.runs.shard import Shard
 from omnicap_cli.errors import JournalError, JournalLockedError, JournalWriteError, OptionError
 
 _MAX_SHARDS: Final = 1_000_000  # more are a mistake in a note, and naming what is missing would take all memory
-_MAX_LISTED: Final = 10
 _MAX_VALUE_CHARACTERS: Final = 60
 _ENDS: Final = {"interrupted": "was interrupted", "killed": "was killed", "failed": "failed"}
 

@@ -118,7 +118,7 @@ class ClipGrid(ABC):
         Raises AspectRatioError where one side is too long for the other, UnsupportedError where there are too few
         frames.
         """
-        new_height, new_width = self._resized(num_frames, height, width)
+        new_height, new_width = self._resized_size(num_frames, height, width)
         num_in_time = math.ceil(num_frames / self.temporal_patch_size)  # the last frame is repeated to fill a patch
         return GridThw(num_in_time, new_height // self.patch_size, new_width // self.patch_size)
 
@@ -136,7 +136,7 @@ class ClipGrid(ABC):
         """
 
     @abstractmethod
-    def _resized(self, num_frames: int, height: int, width: int) -> tuple[int, int]:
+    def _resized_size(self, num_frames: int, height: int, width: int) -> tuple[int, int]:
         """Height and width, in pixels, that each frame is resized to before it is cut. Raises as `grid`."""
 
     @abstractmethod
@@ -175,7 +175,7 @@ class Qwen2ClipGrid(ClipGrid):
             raise self._too_few(num_frames)
         return [int(place) for place in _arange(num_frames, num_frames / num_chosen) if place < num_frames]
 
-    def _resized(self, num_frames: int, height: int, width: int) -> tuple[int, int]:
+    def _resized_size(self, num_frames: int, height: int, width: int) -> tuple[int, int]:
         side, max_pixels = self.patch_size * self.merge_size, self.max_pixels
         if self.cap_pixels_per_frame:
             total_pixels = int(self.max_video_tokens * side * side * 0.9)
@@ -187,7 +187,7 @@ class Qwen2ClipGrid(ClipGrid):
             min_pixels=self.min_pixels,
             max_pixels=max_pixels,
         )
-        return frame.resized(height, width)
+        return frame.resized_size(height, width)
 
     def _layout(self, grid: GridThw, indices: Sequence[int], fps: float) -> Media:  # noqa: ARG002
         return Media(grid.t * grid.h * grid.w // self.merge_size**2)
@@ -214,7 +214,7 @@ class Qwen3ClipGrid(ClipGrid):
         stride = (num_frames - 1) / (num_chosen - 1)
         return [round(stride * number) for number in range(num_chosen)]
 
-    def _resized(self, num_frames: int, height: int, width: int) -> tuple[int, int]:
+    def _resized_size(self, num_frames: int, height: int, width: int) -> tuple[int, int]:
         if num_frames < self.temporal_patch_size:
             raise self._too_few(num_frames)
         side, max_pixels = self.patch_size * self.merge_size, self._max_pixels(num_frames)

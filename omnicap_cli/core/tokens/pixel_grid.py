@@ -75,7 +75,7 @@ class PixelGrid:
         high = max_pixels or max(self.max_pixels, low)
         return replace(self, min_pixels=low, max_pixels=high)
 
-    def resized(self, height: int, width: int) -> tuple[int, int]:
+    def resized_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width, in pixels, that a picture is resized to before it is cut.
 
         Raises AspectRatioError where one side is too long for the other.
@@ -85,12 +85,12 @@ class PixelGrid:
         return fit_into_limits(height, width, self.patch_size * self.merge_size, self.min_pixels, self.max_pixels)
 
     def num_patches(self, height: int, width: int) -> int:
-        """Patches of a picture, each a row of `pixel_values`. Raises as `resized`."""
-        new_height, new_width = self.resized(height, width)
+        """Patches of a picture, each a row of `pixel_values`. Raises as `resized_size`."""
+        new_height, new_width = self.resized_size(height, width)
         return (new_height // self.patch_size) * (new_width // self.patch_size)
 
     def num_tokens(self, height: int, width: int) -> int:
-        """Tokens that stand in the prompt for a picture. Raises as `resized`."""
+        """Tokens that stand in the prompt for a picture. Raises as `resized_size`."""
         return self.num_patches(height, width) // self.merge_size**2
 
 

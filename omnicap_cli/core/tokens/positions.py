@@ -5,7 +5,7 @@ Samples are counted on their own, so that several can share a sequence. It is ar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -29,8 +29,9 @@ def sample_positions(is_visual: npt.NDArray[np.bool_], blocks: Iterable[VisualBl
     """
     pieces = []
     waiting, start = iter(blocks), 0
-    for begin, end, visual in _runs(is_visual):
-        if visual:
+    edges = [0, *(np.flatnonzero(is_visual[1:] != is_visual[:-1]) + 1).tolist(), len(is_visual)]
+    for begin, end in zip(edges, edges[1:]):  # noqa: B905, RUF007  neighbours that are alike
+        if is_visual[begin]:
             block = next(waiting, None)
             if block is None or block.t * block.h * block.w != end - begin:
                 raise ValueError(f"{end - begin} visual tokens in a row, where {block} stands")
@@ -49,10 +50,3 @@ def _block_positions(block: VisualBlock) -> npt.NDArray[np.int64]:
     times = (np.arange(block.t, dtype=np.float32) * np.float32(block.time_interval)).astype(np.int64)
     grid = np.meshgrid(times, np.arange(block.h), np.arange(block.w), indexing="ij")
     return np.stack([axis.ravel() for axis in grid])
-
-
-def _runs(flags: npt.NDArray[np.bool_]) -> Iterator[tuple[int, int, bool]]:
-    """Neighbours that are alike: where they begin and end, and what they are."""
-    edges = [0, *(np.flatnonzero(flags[1:] != flags[:-1]) + 1).tolist(), len(flags)]
-    for begin, end in zip(edges, edges[1:]):  # noqa: B905, RUF007  pairs of neighbours
-        yield begin, end, bool(flags[begin])

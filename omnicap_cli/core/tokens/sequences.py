@@ -60,7 +60,7 @@ class SequenceBuilder:
 
     def __init__(self, chat: ChatFormat, text: TextTokens) -> None:
         """Raises EngineError where the template doesn't write what the tokenizer knows as tokens."""
-        self._text, self._chat = text, chat
+        self._text = text
         self._before_answer = self._parse_literal(chat.before_answer)
         self._before_system = self._parse_literal(chat.before_system)
         self._after_system = self._parse_literal(chat.after_system)

@@ -84,7 +84,8 @@ class TextTokens:
         """How many tokens `text` becomes."""
         if not text:
             return 0
-        if self._fast_count is None or self._added.search(text) or _overflows(text):
+        overflows = len(text) >= _MAX_SPACES and _SPACES.search(text)
+        if self._fast_count is None or overflows or self._added.search(text):
             return sum(len(encoding.ids) for _, encoding in self._encodings(text))
         return self._fast_count(text)
 
@@ -106,12 +107,8 @@ class TextTokens:
 
     def literal(self, text: str) -> list[str | int]:
         """What a chat template writes: its added tokens as ids, and the texts between them."""
-        parts: list[str | int] = []
-        start = 0
-        for match in self._added.finditer(text):
-            parts += [text[start : match.start()], self._ids[match[0]]]
-            start = match.end()
-        return [part for part in (*parts, text[start:]) if part != ""]
+        parts = re.split(f"({self._added.pattern})", text)  # text, added token, text, …
+        return [self._ids[part] if number % 2 else part for number, part in enumerate(parts) if part]
 
     @functools.cached_property
     def _has_plain_text(self) -> Tokenizer:
@@ -134,10 +131,6 @@ class TextTokens:
         lines = [(f"{head}\n", tail) for head in ("a", "b.", "1", "图", "-") for tail in _AFTER_LINE_BREAK]
         ids = [self.encode(head + tail) == self.encode(head) + self.encode(tail) for head, tail in lines]
         return all(ids)
-
-
-def _overflows(text: str) -> bool:
-    return len(text) >= _MAX_SPACES and _SPACES.search(text) is not None
 
 
 def _one_of(words: Iterable[str]) -> re.Pattern[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from omnicap_cli.core.files.atomic import read_errors
+from omnicap_cli.core.models.model_json import FROM_BASE, missing_file_error
 from omnicap_cli.core.prompts.catalogue import Catalogue
 from omnicap_cli.core.runs.records import Settings
 from omnicap_cli.core.tokens.chat_format import ChatFormat
@@ -19,8 +20,6 @@ from omnicap_cli.core.tokens.samples import MediaKind, Sample, SampleError
 from omnicap_cli.core.tokens.sequences import Part, SequenceBuilder
 from omnicap_cli.core.tokens.text_tokens import TextTokens
 from omnicap_cli.errors import AspectRatioError, EngineError, UnsupportedError
-
-_FROM_BASE = "Copy it from the base model; merged and fine-tuned models often lack it."
 
 
 class SampleCounts(NamedTuple):
@@ -73,7 +72,7 @@ class TrainingInput:
         """How clips are cut. Raises EngineError where the folder doesn't say."""
         grid = ClipGrid.of_folder(self.format.folder)
         if grid is None:
-            raise EngineError(f"{self.format.folder} doesn't say how the model cuts clips", hint=_FROM_BASE)
+            raise EngineError(f"{self.format.folder} doesn't say how the model cuts clips", hint=FROM_BASE)
         return grid
 
     def task_type(self, sample: Sample) -> str:
@@ -155,7 +154,7 @@ def _media_in_order(sample: Sample, images: Sequence[Media], clips: Sequence[Med
 
 def _read_tokenizer_file(path: Path) -> bytes:
     if not path.exists():
-        raise EngineError(f"{path.parent} has no tokenizer.json, which says how text becomes tokens", hint=_FROM_BASE)
+        raise missing_file_error(path.parent, path.name, "how text becomes tokens")
     with read_errors(path, EngineError):
         return path.read_bytes()
 

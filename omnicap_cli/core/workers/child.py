@@ -5,6 +5,7 @@ Both sides speak in pickles, through pipes that nothing else can reach. It knows
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import subprocess
@@ -43,11 +44,9 @@ class Child:
     def send(self, message: Any) -> None:
         """A process that is gone is noticed by `receive`."""
         assert self._process.stdin
-        try:
+        with contextlib.suppress(BrokenPipeError, ValueError):
             pickle.dump(message, self._process.stdin)
             self._process.stdin.flush()
-        except (BrokenPipeError, ValueError):
-            pass
 
     def receive(self) -> Any:
         """The next message. Raises ChildDiedError if there will be none."""

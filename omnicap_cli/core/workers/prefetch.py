@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-_POLL_SECONDS: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +27,7 @@ def in_order(
     """
     # queues in place of semaphores and futures, which are written in Python and cost several times as much
     ahead: queue.SimpleQueue[queue.SimpleQueue[R | _Raised] | None] = queue.SimpleQueue()
-    todo: queue.SimpleQueue[tuple[queue.SimpleQueue[R | _Raised], T]] = queue.SimpleQueue()
+    todo: queue.SimpleQueue[tuple[queue.SimpleQueue[R | _Raised], T] | None] = queue.SimpleQueue()
     room: queue.SimpleQueue[None] = queue.SimpleQueue()
     for _ in range((look_ahead if look_ahead is not None else 2 * num_threads) + 1):
         room.put(None)
@@ -39,7 +36,8 @@ def in_order(
     def read() -> None:
         try:
             for element in source:
-                if not _take_room(room, abandoned):
+                room.get()
+                if abandoned.is_set():
                     return
                 box: queue.SimpleQueue[R | _Raised] = queue.SimpleQueue()
                 todo.put((box, element))
@@ -52,20 +50,17 @@ def in_order(
             ahead.put(box)
 
     def serve() -> None:
-        while not abandoned.is_set():
-            try:
-                box, element = todo.get(timeout=_POLL_SECONDS)
-            except queue.Empty:
-                continue
+        while (task := todo.get()) is not None and not abandoned.is_set():
+            box, element = task
             try:
                 box.put(work(element))
             except BaseException as error:  # noqa: BLE001  raised where the result is taken
                 box.put(_Raised(error))
-            del box, element  # not to be kept while waiting for the next
+            del task, box, element  # not to be kept while waiting for the next
 
     # daemons: one that waits for a server must not hold up the end of the process
-    for task, name in [(read, "read-ahead"), *[(serve, "work-ahead")] * num_threads]:
-        threading.Thread(target=task, name=name, daemon=True).start()
+    for target, name in [(read, "read-ahead"), *[(serve, "work-ahead")] * num_threads]:
+        threading.Thread(target=target, name=name, daemon=True).start()
     try:
         while (box := ahead.get()) is not None:
             result = box.get()
@@ -76,12 +71,6 @@ def in_order(
             room.put(None)
     finally:
         abandoned.set()
-
-
-def _take_room(room: queue.SimpleQueue[None], abandoned: threading.Event) -> bool:
-    """Whether there was room before nobody wanted any more."""
-    while not abandoned.is_set():
-        with contextlib.suppress(queue.Empty):
-            room.get(timeout=_POLL_SECONDS)
-            return True
-    return False
+        room.put(None)  # to be noticed by those who wait
+        for _ in range(num_threads):
+            todo.put(None)

@@ -63,11 +63,6 @@ class Question:
     seconds: float = 0.0
     type_score: float | None = None
 
-    @classmethod
-    def of(cls, request: Request, visuals: Sequence[PreparedVisual]) -> Question:
-        """The request's own question."""
-        return cls(request=request, visuals=visuals, prompt=request.prompt)
-
     @property
     def sizes(self) -> list[tuple[int, int]]:
         """Width and height of its visuals."""

@@ -47,7 +47,7 @@ class GeneratedRow:
             return self._end_with("stop")
         self._tokens.append(token)
         if self._loop.push(token):
-            self._tokens = self._loop.trimmed(self._tokens)
+            self._tokens = self._loop.trim(self._tokens)
             return self._end_with("repetition")
         return len(self._tokens) == self._max_new_tokens and self._end_with("length")
 

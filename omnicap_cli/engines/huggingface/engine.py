@@ -65,7 +65,7 @@ class HuggingFaceEngine(Engine):
             model=self._files.name,
             revision=self._files.revision,
             fingerprint=self._files.fingerprint,
-            settings=self._placement.named() | options.generation.named(),
+            settings=self._placement.as_settings() | options.generation.as_settings(),
         )
 
     def run(self, requests: Iterable[Request | Idle], stop: threading.Event) -> Iterator[Result]:
@@ -105,7 +105,7 @@ class HuggingFaceEngine(Engine):
             from omnicap_cli.core.models.loading import load_for_generation
             from omnicap_cli.engines.huggingface.captioner import Captioner
 
-            files = self._fetched()
+            files = self._fetch_files()
             loaded = load_for_generation(files, self._placement, gpus=self._gpus(files))
             if loaded.unused_weights:
                 num, first = len(loaded.unused_weights), loaded.unused_weights[0]
@@ -116,9 +116,9 @@ class HuggingFaceEngine(Engine):
         except BaseException as error:  # noqa: BLE001  raised where the model is wanted
             loading.set_exception(error)
 
-    def _fetched(self) -> ModelFiles:
+    def _fetch_files(self) -> ModelFiles:
         """The model's files, all of them here."""
-        return self._files.fetched(lambda size: self.say(f"fetching {self._files.name}: {gigabytes(size)}, once"))
+        return self._files.fetch(lambda size: self.say(f"fetching {self._files.name}: {gigabytes(size)}, once"))
 
     def _gpus(self, files: ModelFiles) -> tuple[int, ...] | None:
         """The GPUs that it takes, where the choice was left to us."""
@@ -174,7 +174,7 @@ class ReplicatedEngine(HuggingFaceEngine):
 
     def warm_up(self) -> None:
         if self._replicas is None:
-            files = self._fetched()  # once, not by every process
+            files = self._fetch_files()  # once, not by every process
             one = replace(self._options.devices, gpus=None, dtype=self._placement.dtype)  # whatever each GPU could do
             environments = self._environments(files)
             options = replace(

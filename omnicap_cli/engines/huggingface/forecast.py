@@ -49,7 +49,7 @@ class BatchForecast:
         while self._planner.next_batch():
             pass
 
-    def named(self) -> dict[str, Any]:
+    def counts(self) -> dict[str, Any]:
         """The counts. The batches are those of answers as long as they may be; real ones mostly hold more."""
         while self._planner.next_batch(flush=True):
             pass

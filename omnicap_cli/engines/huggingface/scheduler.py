@@ -53,11 +53,6 @@ class _ReadyBatch:
     visuals: Sequence[list[PreparedVisual] | ItemError]
 
 
-class _Failure(NamedTuple):
-    is_out_of_memory: bool
-    message: str
-
-
 class BatchRun:
     """One run of requests through a model that is loaded; see `Engine.run`."""
 
@@ -127,16 +122,13 @@ class BatchRun:
             if self._is_stopping:
                 return
             if isinstance(measured, Idle):
-                self._set_idle()
+                with self._changed:
+                    self._is_idle = True
+                    self._changed.notify_all()
             elif isinstance(measured.sizes, ItemError):
                 self._fail(measured.requests, measured.sizes)
             else:
                 self._add_rows(measured.requests, measured.sizes)
-
-    def _set_idle(self) -> None:
-        with self._changed:
-            self._is_idle = True
-            self._changed.notify_all()
 
     def _add_rows(self, requests: Requests, sizes: Sequence[Size]) -> None:
         try:
@@ -255,7 +247,8 @@ class BatchRun:
             if isinstance(visuals, ItemError):
                 self._fail(requests, visuals)
             else:
-                questions |= {each.key: Question.of(each, visuals) for each in requests}
+                for each in requests:
+                    questions[each.key] = Question(request=each, visuals=visuals, prompt=each.prompt)
         if ready.batch.too_large:
             with self._changed:
                 self._give_up(ready.batch, questions, self._planner.refusal(ready.batch))
@@ -278,28 +271,30 @@ class BatchRun:
 
         if (failure := self._try_answering(asked, take)) is None:
             return
-        if failure.is_out_of_memory:
+        if isinstance(failure, OutOfMemoryError):
             self._answer_halves(batch, questions)
         elif len(batch.shares) > 1:  # which of the items it was shows when each is alone
             for part in self._planner.alone(batch):
                 self._answer_batch(part, questions)
         else:
-            self._give_up(batch, questions, InferenceError(f"the model failed on it: {failure.message}"))
+            self._give_up(batch, questions, failure)
 
     def _give_up(self, batch: PlannedBatch[Requests], questions: dict[str, Question], error: ItemError) -> None:
         left = [questions.pop(request.key).request for request in _requests(batch) if request.key in questions]
         self._fail(left, error)
 
-    def _try_answering(self, asked: Sequence[Question], take: Callable[[Result], None]) -> _Failure | None:
-        """What went wrong, but not the error itself, which holds tensors. Raises EngineError for a lost device."""
+    def _try_answering(self, asked: Sequence[Question], take: Callable[[Result], None]) -> ItemError | None:
+        """What went wrong, but not the library's error, which holds tensors. Raises EngineError for a lost device."""
         try:
             self._captioner.answer(asked, take)
         except AbandonedError:
             return None
         except Exception as error:
-            if _is_device_lost(error):
+            # of no more use to this process, as a GPU is after an illegal access
+            if isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error):
                 raise _device_lost_error(error) from error
-            return _Failure(is_out_of_memory(error), with_class_name(error))
+            kind = OutOfMemoryError if is_out_of_memory(error) else InferenceError
+            return kind(f"the model failed on it: {with_class_name(error)}")
         return None
 
     def _answer_halves(self, batch: PlannedBatch[Requests], questions: dict[str, Question]) -> None:
@@ -348,11 +343,6 @@ def _requests_of(share: Share[Requests]) -> list[Request]:
 
 def _requests(batch: PlannedBatch[Requests]) -> list[Request]:
     return [request for share in batch.shares for request in _requests_of(share)]
-
-
-def _is_device_lost(error: Exception) -> bool:
-    """Whether a GPU is of no more use to this process, as after an illegal access."""
-    return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
 
 
 def _device_lost_error(error: Exception) -> EngineError:

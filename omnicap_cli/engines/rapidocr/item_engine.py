@@ -78,14 +78,11 @@ def load_worker(config: tuple[str, Any]) -> Work:
     worker: ItemWorker = getattr(importlib.import_module(module), name)(config[1])
 
     def work(assignments: Iterator[Assignment], _stop: threading.Event) -> None:
-        for assignment, pixels in decode_ahead(assignments, _decode_item):
+        ahead = decode_ahead(assignments, lambda each: decode(each.content[0].item, each.content[0].settings))
+        for assignment, pixels in ahead:
             assignment.answer([_answer_request(worker, request, pixels) for request in assignment.content])
 
     return work
-
-
-def _decode_item(assignment: Assignment) -> Pixels:
-    return decode(assignment.content[0].item, assignment.content[0].settings)
 
 
 def _tasks_of(requests: Iterable[Request | Idle]) -> Iterator[list[Request] | Answered]:

@@ -59,7 +59,7 @@ class BaseModel:
 
     def files(self, warn: Callable[[str], None]) -> ModelFiles:
         """All of it; `warn` hears where it may be another than the one that was trained."""
-        files = self._find_or_explain(lambda name, revision: ModelFiles.find(name, revision).fetched())
+        files = self._find_or_explain(lambda name, revision: ModelFiles.find(name, revision).fetch())
         if self._fingerprint not in (None, files.fingerprint):
             warn(f"{self.name} was changed or copied since it was trained on: the weights have to be the same")
         return files

@@ -121,11 +121,11 @@ def test_what_is_refused(machine, options, option, words):
 def test_quantising():
     placement = Placement.choose(quantize="4bit", machine=with_gpus(A100, has_bitsandbytes=True))
     assert placement.quantize == "4bit"
-    assert placement.named() == {"dtype": "bfloat16", "quantize": "4bit"}
+    assert placement.as_settings() == {"dtype": "bfloat16", "quantize": "4bit"}
 
 
 def test_what_goes_into_a_key():
-    assert Placement.choose(machine=CPU_ONLY).named() == {"dtype": "float32"}
+    assert Placement.choose(machine=CPU_ONLY).as_settings() == {"dtype": "float32"}
 
 
 # ---------------------------------------------------------------------------------------------- copies of a model

@@ -30,7 +30,7 @@ def test_what_is_said_of_a_folder(tiny):
     assert (files.name, files.revision, files.model_type, files.folder) == ("tiny", None, "qwen2_vl", tiny)
     assert files.config == json.loads((tiny / "config.json").read_text())
     assert len(files.fingerprint) == 64
-    assert files.fetched() is files  # nothing is to be fetched
+    assert files.fetch() is files  # nothing is to be fetched
 
 
 def test_no_library_is_loaded_for_it(tiny):

@@ -60,7 +60,7 @@ def num_patches_or_none(count, height: int, width: int) -> int | None:
     ],
 )
 def test_by_hand(grid, size, resized, num_patches, num_tokens):
-    assert grid.resized(*size) == resized
+    assert grid.resized_size(*size) == resized
     assert grid.num_patches(*size) == num_patches
     assert grid.num_tokens(*size) == num_tokens
 
@@ -111,7 +111,7 @@ def test_as_many_patches_as_a_picture_really_becomes(grid):
         limits = grid.with_limits(source.choice([None, 5_000, 80_000]), source.choice([None, 90_000]))
         size = {"shortest_edge": limits.min_pixels, "longest_edge": limits.max_pixels}
         output = processor(Image.new("RGB", (width, height)), size=size, return_tensors="pt")
-        rows, columns = (side // grid.patch_size for side in limits.resized(height, width))
+        rows, columns = (side // grid.patch_size for side in limits.resized_size(height, width))
         assert output["image_grid_thw"].tolist() == [[1, rows, columns]], (height, width, limits)
         assert output["pixel_values"].shape == (
             limits.num_patches(height, width),
@@ -126,7 +126,7 @@ def test_a_side_of_more_than_two_hundred_times_the_other():
     with pytest.raises(AspectRatioError, match=r"^10 x 2001 pixels"):
         QWEN2.num_patches(2001, 10)
     with pytest.raises(AspectRatioError) as caught:
-        QWEN2.resized(1, 201)
+        QWEN2.resized_size(1, 201)
     assert caught.value.kind == "AspectRatioError"
 
 
@@ -154,7 +154,7 @@ def test_limits_of_a_user(asked, limits):
 def test_no_picture_is_larger_than_asked(height, width, max_pixels):
     grid = PixelGrid(min_pixels=1).with_limits(None, max_pixels)
     if max(height, width) <= 200 * min(height, width):
-        new_height, new_width = grid.resized(height, width)
+        new_height, new_width = grid.resized_size(height, width)
         # but for what is down to one token on one side, which can't be halved
         assert new_height * new_width <= max_pixels or min(new_height, new_width) == 28
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-from omnicap_cli.core.prompts.catalogue import ALL, AUTO, Catalogue
+from omnicap_cli.core.prompts.catalogue import Catalogue, is_name
 
 SYSTEM: Final = "system text"
 QUESTION: Final = "question"
@@ -94,8 +94,3 @@ def split_language(name: str) -> tuple[str, str | None]:
 def language(word: str) -> str | None:
     """The language of the catalogue that a word means."""
     return _LANGUAGES.get(word.casefold().replace("-", "_"))
-
-
-def is_name(value: object) -> bool:
-    """Whether the catalogue takes it as a name."""
-    return isinstance(value, str) and value not in {ALL, AUTO} and re.fullmatch(r"[\w-]+", value) is not None

@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final, NamedTuple, TypeAlias
 
-from omnicap_cli.core.prompts.script_import.places import ROLES, SYSTEM, is_name, role_of
+from omnicap_cli.core.prompts.catalogue import is_name
+from omnicap_cli.core.prompts.script_import.places import ROLES, SYSTEM, role_of
 from omnicap_cli.core.prompts.script_import.script import assigned_pairs, name_of, names_bound_in
 from omnicap_cli.errors import OmnicapError
 
@@ -269,12 +270,10 @@ class ScriptReader:
 
     def _compared_keys(self, test: ast.expr | ast.pattern) -> dict[str, int]:
         match test:
-            case ast.Compare(ops=[ast.Eq()], comparators=[other]):
+            case ast.Compare(ops=[ast.Eq()], comparators=[other]) | ast.MatchValue(value=other):
                 return self._words(ast.Tuple(elts=[other]))
             case ast.Compare(ops=[ast.In()], comparators=[other]):
                 return self._words(other)
-            case ast.MatchValue(value=value):
-                return self._words(ast.Tuple(elts=[value]))
             case ast.BoolOp(values=tests) | ast.MatchOr(patterns=tests):
                 return {key: line for each in tests for key, line in self._compared_keys(each).items()}
         return {}

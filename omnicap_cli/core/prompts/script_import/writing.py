@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
-from omnicap_cli.core.prompts.catalogue import LANGUAGES, Catalogue, Style
-from omnicap_cli.core.prompts.script_import.places import CatalogueKey, is_name, split_language
+from omnicap_cli.core.prompts.catalogue import LANGUAGES, Catalogue, Style, is_name
+from omnicap_cli.core.prompts.script_import.places import CatalogueKey, split_language
 from omnicap_cli.core.runs.records import Prompt
 from omnicap_cli.errors import OmnicapError
 
