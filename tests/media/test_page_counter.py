@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import pytest
 from support.media_samples import pdf
 
 from omnicap_cli.core.runs.records import MediaRef, Transfer
+from omnicap_cli.core.workers import pool
+from omnicap_cli.core.workers.child import Child
 from omnicap_cli.errors import DecodeError, ItemError, UnsupportedError
 from omnicap_cli.media.page_counter import PageCounter
 
@@ -57,40 +60,51 @@ def test_errors_come_back_as_they_are():
     assert count(counter) == 2
 
 
-def crashing(num_crashes):
-    """What counting says while its process crashes so many times, as of a file that PDFium can't bear."""
-    counter, said = PageCounter(), []
-    count(counter)
-    seen = {each.pid for each in processes()}
-    (child,) = [each for each in processes() if each.pid == counter._pool._places[0].child._process.pid]
-    child.send_signal(signal.SIGSTOP)
+@pytest.fixture
+def crashing(monkeypatch):
+    """What counting says while its process crashes so many times, as of a file that PDFium can't bear.
 
-    def ask():
-        try:
-            said.append(count(counter))
-        except DecodeError as error:
-            said.append(error.message)
+    Each process is stopped as soon as it is there, so that none can answer before it crashes.
+    """
+    born = queue.SimpleQueue()
 
-    thread = threading.Thread(target=ask)
-    thread.start()
-    for _ in range(num_crashes):
-        child.send_signal(signal.SIGSEGV)
-        child.send_signal(signal.SIGCONT)
-        deadline = time.monotonic() + 30
-        while not said and not (new := [each for each in processes() if each.pid not in seen]):
-            assert time.monotonic() < deadline, "no process takes its place"
-        child = child if said else new[0]
-        seen.add(child.pid)
-    thread.join(30)
-    assert count(counter) == 2
-    return said
+    class StoppedChild(Child):
+        def __init__(self, *words, **more):
+            super().__init__(*words, **more)
+            self._process.send_signal(signal.SIGSTOP)
+            born.put(self._process)
+
+    def crash(num_crashes):
+        monkeypatch.setattr(pool, "Child", StoppedChild)
+        counter, said = PageCounter(), []
+
+        def ask():
+            try:
+                said.append(count(counter))
+            except DecodeError as error:
+                said.append(error.message)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        for _ in range(num_crashes):
+            process = born.get(timeout=60)
+            process.send_signal(signal.SIGSEGV)
+            process.send_signal(signal.SIGCONT)
+        if num_crashes == 1:  # another takes its place
+            born.get(timeout=60).send_signal(signal.SIGCONT)
+        thread.join(60)
+        monkeypatch.setattr(pool, "Child", Child)
+        assert count(counter) == 2
+        return said
+
+    return crash
 
 
-def test_a_crash_of_something_else_is_tried_again():
+def test_a_crash_of_something_else_is_tried_again(crashing):
     assert crashing(1) == [2]
 
 
-def test_a_file_that_crashes_twice_is_an_error_and_the_next_one_is_counted():
+def test_a_file_that_crashes_twice_is_an_error_and_the_next_one_is_counted(crashing):
     assert crashing(2) == [f"it crashed the process that counted its pages (signal {signal.SIGSEGV.value})"]
 
 
