@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,9 @@ import torch
 import transformers
 from huggingface_hub.utils import are_progress_bars_disabled
 from safetensors.torch import load_file, save_file
+from support.model_folders import change_json
+from support.model_folders import folder as folder  # a fixture
+from support.model_folders import tiny as tiny  # a fixture
 from support.tiny_models import build_tiny
 
 from omnicap_cli.core.models import loading
@@ -25,24 +27,6 @@ from omnicap_cli.errors import EngineError, MissingExtraError, OptionError
 CPU = Placement(device="cpu", dtype="float32", attn="sdpa")
 GPU = Placement(device="cuda", dtype="bfloat16", attn="sdpa")
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "idefics3", "llava")
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole model; not to be changed."""
-    return build_tiny("qwen2_vl", tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture
-def folder(tiny: Path, tmp_path: Path) -> Path:
-    """A copy to change."""
-    return Path(shutil.copytree(tiny, tmp_path / "model"))
-
-
-def change(path: Path, **values: Any) -> None:
-    """Set keys of a JSON file; None removes one."""
-    content = json.loads(path.read_text()) | values
-    path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -103,7 +87,7 @@ def test_weights_that_are_shared_may_be_saved_once(folder):
     name = next(name for name in weights if name.endswith("lm_head.weight"))
     del weights[name]
     put_weights(folder, weights)
-    change(folder / "config.json", tie_word_embeddings=True)
+    change_json(folder / "config.json", tie_word_embeddings=True)
     loaded = load_folder(folder)
     assert loaded.model.get_output_embeddings().weight is loaded.model.get_input_embeddings().weight
 
@@ -146,7 +130,7 @@ SAMPLING = {
 
 
 def test_a_model_does_not_bring_its_own_sampling(tiny, folder):
-    change(folder / "generation_config.json", **SAMPLING)
+    change_json(folder / "generation_config.json", **SAMPLING)
     plain = load_folder(tiny)
     expected = greedy(plain)
     assert len(expected) > 4 + 3
@@ -171,8 +155,8 @@ def test_what_ends_a_text(folder, of_model, of_tokenizer, expected):
     special = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
     ids = {token["content"]: token["id"] for token in special}
     of_model = [ids[token] for token in of_model] if isinstance(of_model, list) else ids.get(of_model)
-    change(folder / "generation_config.json", eos_token_id=of_model, pad_token_id=3)
-    change(folder / "tokenizer_config.json", eos_token=of_tokenizer)
+    change_json(folder / "generation_config.json", eos_token_id=of_model, pad_token_id=3)
+    change_json(folder / "tokenizer_config.json", eos_token=of_tokenizer)
     loaded = load_folder(folder)
     assert loaded.end_token_ids == tuple(sorted(ids[token] for token in expected))
     assert loaded.model.generation_config.eos_token_id == list(loaded.end_token_ids)
@@ -180,23 +164,25 @@ def test_what_ends_a_text(folder, of_model, of_tokenizer, expected):
 
 
 def test_what_belongs_to_the_model_is_kept(folder):
-    change(folder / "generation_config.json", bad_words_ids=[[17]], suppress_tokens=[3])
+    change_json(folder / "generation_config.json", bad_words_ids=[[17]], suppress_tokens=[3])
     config = load_folder(folder).model.generation_config
     assert (config.bad_words_ids, config.suppress_tokens) == ([[17]], [3])
 
 
 def test_a_tokenizer_without_padding_pads_with_its_end(folder):
-    change(folder / "tokenizer_config.json", pad_token=None, tokenizer_class="TokenizersBackend", padding_side="right")
+    change_json(
+        folder / "tokenizer_config.json", pad_token=None, tokenizer_class="TokenizersBackend", padding_side="right"
+    )
     tokenizer = load_folder(folder).processor.tokenizer
     assert (tokenizer.pad_token, tokenizer.padding_side) == ("<|im_end|>", "left")
-    change(folder / "tokenizer_config.json", eos_token=None)
+    change_json(folder / "tokenizer_config.json", eos_token=None)
     assert "neither a pad_token nor an eos_token" in refused(folder).message
 
 
 def test_a_chat_template_of_the_tokenizer_will_do(folder):
     template = (folder / "chat_template.jinja").read_text()
     (folder / "chat_template.jinja").unlink()
-    change(folder / "tokenizer_config.json", chat_template=template)
+    change_json(folder / "tokenizer_config.json", chat_template=template)
     assert load_folder(folder).processor.chat_template == template
 
 
@@ -222,7 +208,7 @@ def test_a_model_without_the_chosen_attention(tiny, monkeypatch):
     ],
 )
 def test_other_kinds_of_models(folder, model_type, words):
-    change(folder / "config.json", model_type=model_type)
+    change_json(folder / "config.json", model_type=model_type)
     error = refused(folder)
     assert [word for word in words if word not in f"{error.message} {error.hint}"] == []
 
@@ -231,11 +217,11 @@ def test_code_of_a_model_is_not_run(folder):
     ran = folder / "ran"
     (folder / "code.py").write_text(f"open({str(ran)!r}, 'w')")
     auto_map = {"AutoConfig": "code.Config", "AutoModelForImageTextToText": "code.Model", "AutoProcessor": "code.P"}
-    change(folder / "config.json", model_type="own", auto_map=auto_map)
+    change_json(folder / "config.json", model_type="own", auto_map=auto_map)
     assert "code of its own" in refused(folder).message
-    change(folder / "config.json", model_type="qwen2_vl")  # which transformers knows, so its own code isn't needed
+    change_json(folder / "config.json", model_type="qwen2_vl")  # which transformers knows, so its own code isn't needed
     for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
-        change(folder / name, auto_map=auto_map)
+        change_json(folder / name, auto_map=auto_map)
     assert load_folder(folder).unused_weights == ()
     assert not ran.exists()
 
@@ -287,15 +273,15 @@ def test_a_configuration_with_a_layer_less(folder):
     ],
 )
 def test_files_that_are_whole_but_make_no_sense(folder, name, values):
-    change(folder / name, **values)
+    change_json(folder / name, **values)
     message = refused(folder).message
     assert message.startswith(("model can't be loaded: ", f"the processor in {folder} can't be loaded: "))
 
 
 def test_a_folder_without_a_processor_for_pictures(folder):
     (folder / "processor_config.json").unlink()
-    change(folder / "tokenizer_config.json", processor_class="Qwen2Tokenizer")
-    change(folder / "preprocessor_config.json", processor_class="Qwen2Tokenizer")
+    change_json(folder / "tokenizer_config.json", processor_class="Qwen2Tokenizer")
+    change_json(folder / "preprocessor_config.json", processor_class="Qwen2Tokenizer")
     assert "no processor for pictures and text, but a Qwen2Tokenizer" in refused(folder).message
 
 
@@ -317,7 +303,7 @@ def test_without_transformers(tiny, monkeypatch):
 
 
 def test_what_is_quantised_is_not_quantised_again(folder):
-    change(folder / "config.json", quantization_config={"quant_method": "awq", "bits": 4})
+    change_json(folder / "config.json", quantization_config={"quant_method": "awq", "bits": 4})
     placement = Placement(device="cuda", dtype="bfloat16", attn="sdpa", quantize="4bit")
     with pytest.raises(OptionError, match=r"--quantize: '4bit' .*quantised already \(awq\)"):
         load_folder(folder, placement)
