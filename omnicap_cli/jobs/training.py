@@ -5,6 +5,7 @@ It knows how a training is started and told of, and nothing of how one learns.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -12,7 +13,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from omnicap_cli.core.files.atomic import writing
 from omnicap_cli.errors import ITEMS_FAILED, OptionError
@@ -24,7 +25,7 @@ from omnicap_cli.training.config.sections import TrainConfig
 from omnicap_cli.training.slurm import GPUS_PER_NODE, batch_file
 
 if TYPE_CHECKING:
-    from omnicap_cli.training.run import TrainPlan, TrainReport
+    from omnicap_cli.training.run import TrainingRun, TrainPlan, TrainReport
 
 _LAUNCHING: Final = {"--nproc": True, "--slurm": True, "--nodes": True, "--gpus-per-node": True, "--overwrite": False}
 """Options that say where to start a run, and whether a value comes after."""
@@ -41,11 +42,20 @@ def run_train(
     from omnicap_cli.training.run import TrainingRun
 
     run = TrainingRun(config, force=force)
-    if dry_run:
-        if run.is_main:
-            show_train_plan(console, run.describe(), as_json=as_json)
-        run.close()
-        return 0
+    exit_code = _show_plan(run, console, as_json=as_json) if dry_run else _train(run, console, as_json=as_json)
+    if run.num_processes > 1:
+        _end_process(exit_code)
+    return exit_code
+
+
+def _show_plan(run: TrainingRun, console: Console, *, as_json: bool) -> int:
+    if run.is_main:
+        show_train_plan(console, run.describe(), as_json=as_json)
+    run.close()
+    return 0
+
+
+def _train(run: TrainingRun, console: Console, *, as_json: bool) -> int:
     speaker = console if run.is_main else Console(level=0)
     if run.num_idle_gpus:
         speaker.warning(f"{run.num_idle_gpus} GPUs have nothing to do: --nproc {run.num_idle_gpus + 1} uses all")
@@ -69,6 +79,14 @@ def run_train(
         return interrupts.exit_code or 1
     # a launcher takes any code but 0 for a crash
     return ITEMS_FAILED if report.num_skipped and run.num_processes == 1 else 0
+
+
+def _end_process(exit_code: int) -> NoReturn:
+    """End one process of several. What connected it to the others has threads, which may abort an ordinary end."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
 
 
 def _warn_of_left_out(console: Console, report: TrainReport) -> None:

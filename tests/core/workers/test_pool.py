@@ -50,7 +50,8 @@ def children():
     found = []
     for process in psutil.Process().children():
         with contextlib.suppress(psutil.NoSuchProcess):
-            if process.status() != psutil.STATUS_ZOMBIE and "pool_child" in " ".join(process.cmdline()):
+            # of this file's pools: others may be about in the process that runs the tests
+            if process.status() != psutil.STATUS_ZOMBIE and "pool_targets" in " ".join(process.cmdline()):
                 found.append(process.pid)
     return found
 

@@ -38,8 +38,14 @@ def _checks_early(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def counts_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fast way takes one word for a token more."""
-    count = text_tokens._FastTokenizer.count
-    monkeypatch.setattr(text_tokens._FastTokenizer, "count", lambda fast, text: count(fast, text) + text.count(WRONG))
+    build = text_tokens._build_fast_count
+
+    def build_wrong(config: dict[str, Any]) -> tuple[Any, Any]:
+        count, why_slow = build(config)
+        assert count is not None
+        return (lambda text: count(text) + text.count(WRONG)), why_slow
+
+    monkeypatch.setattr(text_tokens, "_build_fast_count", build_wrong)
 
 
 @pytest.fixture
