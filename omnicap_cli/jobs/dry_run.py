@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 from omnicap_cli.core.runs.engine import Forecast
@@ -37,7 +36,8 @@ def count_plan(
             sizes = _read_sizes(item, plan.settings)
         except ItemError:
             is_unreadable = True
-        counts["megapixels"] += sum(math.prod(size) for size in sizes or ()) / 1e6
+        for size in sizes or ():
+            counts["megapixels"] += size.width * size.height / 1e6
         if not needs_requests:
             counts["unreadable"] += is_unreadable
             counts["requests"] += len(plan.prompts)
@@ -73,6 +73,9 @@ def _read_sizes(item: Item, settings: Settings) -> list[Size] | None:
     """Those of its visuals, from headers; None where one would have to be downloaded first."""
     if item.error:
         raise item.error
-    if any(visual.content is None and is_url(visual.path) for visual in item.visuals):
-        return None
-    return [probe_visual(visual, settings) for visual in item.visuals]
+    sizes = []
+    for visual in item.visuals:
+        if visual.content is None and is_url(visual.path):
+            return None
+        sizes.append(probe_visual(visual, settings))
+    return sizes

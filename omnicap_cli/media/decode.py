@@ -51,11 +51,11 @@ def decode_visual(media: MediaRef, settings: Settings) -> Pixels:
 
 def probe_visual(media: MediaRef, settings: Settings) -> images.Size:
     """The size that `decode_visual` would report, from headers alone. Raises an ItemError where there is none."""
-    page = media.page or 1
-    _refuse_clip(media)
     is_whole_file = media.content is None and media.span is None and not is_url(media.path)
     if is_whole_file and media.page is None and media.kind == "image":
         return headers.quick_size(media.path, max_decode_pixels=settings.max_decode_pixels)
+    _refuse_clip(media)
+    page = media.page or 1
     with open_media(media, settings.transfer) as file:
         if media.kind == "pdf":
             from omnicap_cli.media import pdf
