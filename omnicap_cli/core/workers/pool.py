@@ -133,8 +133,8 @@ class Pool:
     ) -> Iterator[tuple[Any, Any]]:
         """Each message with its task, as they come; an answer is the last of a task. The children end with the run.
 
-        Tasks are pulled in a thread, as there is room for them. Raises what they do, what ended the pool, and what
-        `on_wait` does, which is called from time to time while nothing comes.
+        Tasks are pulled in a thread, as there is room for them, and no faster than messages are taken. Raises what they
+        do, what ended the pool, and what `on_wait` does, which is called from time to time while nothing comes.
         """
         self._stop = stop or self._stop
         inbox: _Inbox = queue.SimpleQueue()
@@ -149,6 +149,8 @@ class Pool:
                 except queue.Empty:
                     task, message, is_last = None, num_tasks, False
                     on_wait()
+                with self._changed:
+                    self._changed.notify_all()  # there is room for one more
                 num_done += is_last
                 if task and message is not _DROPPED:
                     yield task.content, message
@@ -178,6 +180,7 @@ class Pool:
         num_tasks = 0
         try:
             for content in tasks:
+                self._wait_for_reader(inbox)
                 if isinstance(content, Answered) and not self._is_unwanted():
                     inbox.put((_Task(_NO_TASK, content.task, inbox), content.message, True))
                 elif not self._submit(content, inbox):
@@ -187,6 +190,12 @@ class Pool:
             self._error = self._error or error
         self._announce(End.AT_ONCE if self._stop.is_set() else End.AFTER_ALL)
         inbox.put((None, num_tasks, False))
+
+    def _wait_for_reader(self, inbox: _Inbox) -> None:
+        """Hold tasks back while as many messages wait to be taken as there are tasks in hand at most."""
+        with self._changed:
+            while inbox.qsize() >= self._max_in_hand * len(self._places) and not self._is_unwanted():
+                self._changed.wait(_POLL_SECONDS)
 
     def _submit(self, content: Any, inbox: _Inbox) -> bool:
         """Give a task to a child as soon as one has room. Whether that was before it was unwanted."""

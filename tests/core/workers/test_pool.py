@@ -159,6 +159,23 @@ def test_tasks_are_pulled_as_there_is_room(tmp_path):
     assert len(pulled) < 20
 
 
+@pytest.mark.parametrize(("num_children", "max_in_hand"), [(1, 1), (2, 2)])
+def test_tasks_are_pulled_no_faster_than_answers_are_taken(tmp_path, num_children, max_in_hand):
+    pulled, num_taken = [], 0
+
+    def tasks():
+        for number in range(60):
+            pulled.append(number)
+            yield f"task {number}"
+
+    with pool_of(num_children, tmp_path, max_in_hand=max_in_hand) as pool:
+        for _ in pool.run(tasks()):
+            num_taken += 1
+            # in hand, waiting to be taken, and the one that waits to be given out
+            assert len(pulled) - num_taken <= 2 * num_children * max_in_hand + 1
+    assert num_taken == 60
+
+
 def test_questions_from_several_threads(tmp_path):
     with pool_of(2, tmp_path) as pool:
         found = {}
